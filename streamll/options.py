@@ -1,0 +1,295 @@
+"""Every option: its name, default, bounds and meaning. One table, from which validation, the environment and the docs come.
+
+What belongs here: options that every sink has, those of the pipeline, and the tools to declare more. The options of one
+sink stand in that sink's file, declared with the same `option`. Nothing here reads the environment by itself: callers
+hand a mapping in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from streamll.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from streamll.models import StreamllEvent
+
+KIB = 1024
+MIB = 1024 * 1024
+
+T = TypeVar("T", bound="OptionSet")
+
+TRUE_WORDS = frozenset({"1", "true", "yes", "on"})
+FALSE_WORDS = frozenset({"0", "false", "no", "off"})
+
+
+def option(
+    default: Any,
+    doc: str,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    choices: Iterable[str] = (),
+    unit: str = "",
+) -> Any:
+    """Declare an option of an `OptionSet`: a dataclass field that carries its own bounds and meaning.
+
+    Args:
+        default: The value when none is given; its type is the type that values are read as.
+        doc: What it means, in a sentence.
+        at_least: The lowest allowed number.
+        above: The number that must be exceeded.
+        at_most: The highest allowed number.
+        choices: The allowed words.
+        unit: What a number counts: "s", "bytes", "events".
+    """
+    limits = {"at_least": at_least, "above": above, "at_most": at_most}
+    metadata = {"doc": doc, "unit": unit, "choices": tuple(choices), **limits}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def _allowed(field: dataclasses.Field[Any]) -> str:
+    meta = field.metadata
+    if meta["choices"]:
+        return "one of " + ", ".join(meta["choices"])
+    kind = {"bool": "true or false", "int": "a whole number", "float": "a number"}.get(_kind(field), "a string")
+    if meta["unit"]:
+        kind += f" ({meta['unit']})"
+    bounds = []
+    if meta["at_least"] is not None:
+        bounds.append(f"at least {meta['at_least']:g}" if meta["at_least"] < MIB else f"at least {meta['at_least']}")
+    if meta["above"] is not None:
+        bounds.append(f"above {meta['above']:g}")
+    if meta["at_most"] is not None:
+        bounds.append(f"at most {meta['at_most']:g}" if meta["at_most"] < MIB else f"at most {meta['at_most']}")
+    text = " and ".join(bounds)
+    if _is_optional(field):
+        text = f"{text}, or none" if text else "or none"
+    return f"{kind} {text}".strip()
+
+
+def _kind(field: dataclasses.Field[Any]) -> str:
+    """The first word of the annotation: "bool", "int", "float", "str", or the name of another type."""
+    return str(field.type).split("|")[0].strip()
+
+
+def _is_optional(field: dataclasses.Field[Any]) -> bool:
+    return "None" in str(field.type)
+
+
+def _refuse(owner: str, field: dataclasses.Field[Any], value: object) -> ConfigurationError:
+    shown = repr(value) if isinstance(value, (str, int, float, bool, type(None))) else f"a {type(value).__name__}"
+    return ConfigurationError(f"{owner}option {field.name}={shown}: must be {_allowed(field)}")
+
+
+def _read_scalar(owner: str, field: dataclasses.Field[Any], value: object) -> object:
+    """Turn what a user gave, a word of a URL or a value of Python, into the option's type, or refuse it."""
+    kind = _kind(field)
+    if _is_optional(field) and (value is None or (isinstance(value, str) and value.lower() in ("", "none"))):
+        return None
+    if kind == "bool":
+        word = value.lower() if isinstance(value, str) else value
+        if word is True or word in TRUE_WORDS:
+            return True
+        if word is False or word in FALSE_WORDS:
+            return False
+        raise _refuse(owner, field, value)
+    if kind in ("int", "float"):
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            raise _refuse(owner, field, value)
+        try:
+            number = int(value) if kind == "int" else float(value)
+        except (ValueError, OverflowError):
+            raise _refuse(owner, field, value) from None
+        if not math.isfinite(number) or (kind == "int" and isinstance(value, float) and number != value):
+            raise _refuse(owner, field, value)
+        meta = field.metadata
+        too_low = meta["at_least"] is not None and number < meta["at_least"]
+        not_above = meta["above"] is not None and number <= meta["above"]
+        too_high = meta["at_most"] is not None and number > meta["at_most"]
+        if too_low or not_above or too_high:
+            raise _refuse(owner, field, value)
+        return number
+    if kind == "str":
+        if not isinstance(value, str):
+            raise _refuse(owner, field, value)
+        choices = field.metadata["choices"]
+        if choices and value not in choices:
+            raise _refuse(owner, field, value)
+    return value
+
+
+@dataclass(frozen=True)
+class OptionSet:
+    """A frozen set of validated options. Subclasses declare fields with `option`.
+
+    Raises:
+        ConfigurationError: When a value is of the wrong type or out of its bounds; names option, value and what is allowed.
+    """
+
+    owner: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = _read_scalar(self.owner, field, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+        self.check()
+
+    def check(self) -> None:
+        """Refuse combinations of options that each alone are fine; subclasses override it."""
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The names of the options, in the order of the table."""
+        return tuple(field.name for field in dataclasses.fields(cls))
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], also: Iterable[str] = ()) -> Self:
+        """Build the set from names and values, such as a URL's query.
+
+        Args:
+            values: Options by name; strings are read as the option's type.
+            also: Further names to list in the message when one is unknown.
+
+        Raises:
+            ConfigurationError: When a name is unknown or a value is not allowed.
+        """
+        unknown = [name for name in values if name not in cls.names()]
+        if unknown:
+            allowed = ", ".join(sorted({*cls.names(), *also}))
+            raise ConfigurationError(f"{cls.owner}unknown option {unknown[0]!r}; the options are: {allowed}")
+        return cls(**values)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str], prefix: str = "STREAMLL_") -> dict[str, str]:
+        """Pick this set's options out of an environment: `STREAMLL_BUFFER_SIZE=500` gives `{"buffer_size": "500"}`.
+
+        Returns:
+            The options found, unvalidated: an explicit setting may still override them.
+        """
+        found = {}
+        for name in cls.names():
+            value = environ.get(prefix + name.upper())
+            if value is not None:
+                found[name] = value
+        return found
+
+    @classmethod
+    def table(cls) -> list[dict[str, str]]:
+        """The options as rows for the docs: name, default, allowed, meaning."""
+        rows = []
+        for field in dataclasses.fields(cls):
+            row = {"name": field.name, "default": _shown(field.default, field.metadata["unit"])}
+            rows.append({**row, "allowed": _allowed(field), "doc": field.metadata["doc"]})
+        return rows
+
+
+def _shown(value: object, unit: str) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if unit == "bytes" and isinstance(value, int) and value and value % MIB == 0:
+        return f"{value // MIB} MiB"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:g} {unit}".strip()
+    return str(value) if value else "(empty)"
+
+
+OVERFLOW_STRATEGIES = ("drop_oldest", "drop_newest", "block", "raise_error")
+
+
+@dataclass(frozen=True)
+class SinkOptions(OptionSet):
+    """What every sink can be told; the sinks add their own."""
+
+    owner: ClassVar[str] = "sink "
+
+    buffer_size: int = option(
+        10_000, "Events held at most, those in flight included.", at_least=2, at_most=10_000_000, unit="events"
+    )
+    buffer_bytes: int = option(
+        64 * MIB, "Bytes of encoded events held at most, those in flight included.", at_least=KIB, unit="bytes"
+    )
+    buffer_overflow_strategy: str = option(
+        "drop_oldest",
+        "What gives way when the buffer is full: the oldest event, the new one, the caller's time (block, at most "
+        "block_timeout), or the caller (raise_error: BufferFullError).",
+        choices=OVERFLOW_STRATEGIES,
+    )
+    block_timeout: float = option(1.0, "How long `block` waits for room.", at_least=0, at_most=3600, unit="s")
+    batch_size: int = option(
+        500, "Events in a batch; one is sent as soon as so many wait.", at_least=1, at_most=100_000, unit="events"
+    )
+    batch_bytes: int = option(1 * MIB, "Bytes of payload in a batch, at most, unless one event is larger.", at_least=1, unit="bytes")
+    batch_growth: int = option(
+        10,
+        "While more events wait than one batch holds, it grows up to so many times batch_size, within batch_bytes and "
+        "half the buffer; 1 keeps batches at batch_size.",
+        at_least=1,
+        at_most=1000,
+    )
+    flush_interval: float = option(
+        0.1, "How long the first event of a batch waits for company (linger).", at_least=0, at_most=3600, unit="s"
+    )
+    delivery_deadline: float | None = option(
+        None, "An event not delivered so long after it was emitted is dropped as `expired`.", above=0, unit="s"
+    )
+    retry_base: float = option(
+        0.1, "The wait before attempt n is drawn from 0 to retry_base * 2^(n-1) (full jitter).", at_least=0, unit="s"
+    )
+    retry_bound: float = option(30.0, "The longest such wait.", at_least=0, unit="s")
+    circuit_breaker: bool = option(True, "Stop trying for a while after failure_threshold failures in a row.")
+    failure_threshold: int = option(3, "Failed batches in a row that open the circuit.", at_least=1)
+    recovery_timeout: float = option(
+        30.0, "How long an open circuit waits before it lets one small batch through.", above=0, unit="s"
+    )
+    recovery_bound: float = option(
+        300.0, "recovery_timeout doubles, with jitter, while the probes fail, up to this (and never below itself).", above=0, unit="s"
+    )
+    connect_timeout: float = option(5.0, "For opening a connection.", above=0, unit="s")
+    send_timeout: float = option(10.0, "For one batch: written and answered.", above=0, unit="s")
+    flush_timeout: float = option(5.0, "What flush() waits when not told otherwise.", at_least=0, unit="s")
+    stop_timeout: float = option(5.0, "What stop() waits when not told otherwise.", at_least=0, unit="s")
+    exit_timeout: float = option(2.0, "What the interpreter's exit waits for this sink.", at_least=0, unit="s")
+    encoding: str = option("msgpack", "How events are encoded.", choices=("msgpack", "json"))
+    dead_letter: bool = option(True, "Keep rejected events, with the reason, in the sink's dead-letter destination.")
+
+    @property
+    def batch_limit(self) -> int:
+        """The events one batch may hold now: batch_size, but at most half of buffer_size, which stays free to accept."""
+        return max(1, min(self.batch_size, self.buffer_size // 2))
+
+
+OVERSIZE_POLICIES = ("cut", "dead_letter")
+
+
+@dataclass(frozen=True)
+class PipelineOptions(OptionSet):
+    """What happens to an event before it becomes bytes, and who is named as its source."""
+
+    owner: ClassVar[str] = "pipeline "
+
+    max_event_bytes: int = option(1 * MIB, "The longest encoded event.", at_least=1 * KIB, at_most=512 * MIB, unit="bytes")
+    oversize: str = option(
+        "cut", "A longer event has its values cut until it fits, or is dead-lettered whole.", choices=OVERSIZE_POLICIES
+    )
+    redact: bool = option(True, "Replace values under sensitive keys by `[redacted]` before they are encoded.")
+    redact_keys: str = option("", "Further sensitive keys, separated by commas.")
+    keep_keys: str = option("", "Keys that are never redacted, separated by commas.")
+    service: str = option("", "resource.service; else OTEL_SERVICE_NAME; else absent.")
+    environment: str = option("", "resource.environment, such as production.")
+    release: str = option("", "resource.release: the version that runs.")
+
+
+BeforeSend = Callable[["StreamllEvent"], "StreamllEvent | None"]
+EventFilter = Callable[["StreamllEvent"], bool]
