@@ -6,7 +6,8 @@ leaving a block puts back exactly what was there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -43,3 +44,13 @@ SCOPE: ContextVar[Scope] = ContextVar("streamll_scope", default=ROOT)
 def mute_this_thread() -> None:
     """Cut off every event that this thread would emit from now on."""
     SCOPE.set(Scope(muted=True))
+
+
+@contextmanager
+def muted() -> Iterator[None]:
+    """Cut off every event that is emitted inside, such as by a user's function that an event passes through."""
+    token = SCOPE.set(Scope(muted=True))
+    try:
+        yield
+    finally:
+        SCOPE.reset(token)

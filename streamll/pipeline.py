@@ -1,0 +1,317 @@
+"""From an event to a `Record`: enrich, before_send, redact, limits, encode.
+
+What belongs here: the way that every event takes, by `emit` or by a sink's own `handle_event`, so that no way in goes
+around redaction or limits. What does not: where records go (sinks), which values are encodable (values.py).
+
+Nearly every event is plain: nothing to redact, nothing to replace. It is checked in one pass and encoded as it is. All
+else takes the second, slower way through `values.clean`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from time import monotonic_ns, time_ns
+from typing import Any
+
+from streamll import codec
+from streamll.context import SCOPE, muted
+from streamll.models import Record, StreamllEvent
+from streamll.options import BeforeSend, PipelineOptions
+from streamll.privacy import SensitiveKeys
+from streamll.tally import Tally
+from streamll.values import INT_MAX, INT_MIN, clean, is_plain
+
+log = logging.getLogger("streamll")
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+_LABEL_BOUND = 1024
+"""The longest label (id, name, operation) of an event that has to be cut, in characters."""
+
+_LABELS = (
+    "event_type",
+    "event_id",
+    "execution_id",
+    "span_id",
+    "parent_span_id",
+    "module_name",
+    "method_name",
+    "operation",
+    "level",
+)
+
+_ENVELOPE = 256
+"""What an event's own keys need at least, in bytes; values get the rest."""
+
+
+@dataclass(frozen=True)
+class PipelineStats:
+    """What the pipeline did to events, each counted once for each kind of thing done to it.
+
+    Attributes:
+        redacted: Values that stood under a sensitive key.
+        stand_ins: Values that could not be encoded and were replaced by a readable stand-in.
+        cut: Values that were shortened, because the event was longer than max_event_bytes.
+        oversize: Events that were longer than max_event_bytes.
+        filtered: Events that a before_send function dropped.
+        before_send_errors: Events dropped because a before_send function raised: what it was to remove may be in them.
+        muted: Events emitted on a worker thread of streamll, which are cut off: telemetry about telemetry has no end.
+        internal_errors: Events lost to a defect of streamll; report it.
+    """
+
+    redacted: int = 0
+    stand_ins: int = 0
+    cut: int = 0
+    oversize: int = 0
+    filtered: int = 0
+    before_send_errors: int = 0
+    muted: int = 0
+    internal_errors: int = 0
+
+
+class Pipeline:
+    """Turns events into records. One object serves all sinks of a configuration, from any thread.
+
+    Args:
+        options: Limits, redaction and the resource's names.
+        before_send: Functions from event to event, or to None to drop it; applied in order, before redaction. They get
+            a copy and may change it.
+        environ: Where the service's name is looked for when `options` does not give it (`OTEL_SERVICE_NAME`).
+    """
+
+    def __init__(
+        self,
+        options: PipelineOptions | None = None,
+        before_send: Sequence[BeforeSend] = (),
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self.options = options = options or PipelineOptions()
+        self._before_send = tuple(before_send)
+        self._limit = options.max_event_bytes
+        self._sensitive: SensitiveKeys | None = None
+        if options.redact:
+            self._sensitive = SensitiveKeys(_names(options.redact_keys), _names(options.keep_keys))
+        self.resource = describe_resource(options, environ or {})
+        self._resource = {kind: codec.encode_resource(self.resource, kind) for kind in codec.CONTENT_TYPES.values()}
+        self.tally = Tally()
+
+    def stats(self) -> PipelineStats:
+        """Return what was done to events so far."""
+        return PipelineStats(**self.tally.read())
+
+    def refresh_process(self) -> None:
+        """Take up the process id of a forked child."""
+        self.resource["pid"] = os.getpid()
+        self._resource = {kind: codec.encode_resource(self.resource, kind) for kind in codec.CONTENT_TYPES.values()}
+
+    def prepare(self, event: StreamllEvent) -> StreamllEvent | None:
+        """Enrich an event, and let the before_send functions see it.
+
+        Args:
+            event: An event that nobody else will change any more; it may be changed here.
+
+        Returns:
+            The event to encode; None when it is dropped, which is counted.
+        """
+        scope = SCOPE.get()
+        if scope.muted:
+            self.tally.add("muted")
+            return None
+        if not event.execution_id:
+            event.execution_id = scope.execution_id
+            event.span_id = event.span_id or scope.span_id
+            event.parent_span_id = event.parent_span_id or scope.parent_span_id
+            if scope.attributes and type(event.data) is dict:
+                event.data = {**scope.attributes, **event.data}
+        for function in self._before_send:
+            with muted():  # what they emit would come back here
+                try:
+                    if type(event.data) is dict:
+                        event.data = dict(event.data)
+                    changed = function(event)
+                except Exception as error:
+                    self.tally.add("before_send_errors")
+                    _say_once("before_send", "a before_send function raised %s; its events are dropped", error)
+                    return None
+            if changed is None:
+                self.tally.add("filtered")
+                return None
+            event = changed
+        return event
+
+    def encode(self, event: StreamllEvent, content_type: str = codec.MSGPACK) -> Record:
+        """Redact, limit and encode a prepared event. Its maps and lists are not changed; never raises for its values."""
+        payload = None
+        cleaning = None
+        ready = event
+        if self._is_plain(event):
+            try:
+                payload = codec.encode(event, content_type, self._resource[content_type])
+            except (TypeError, ValueError, OverflowError, RecursionError):
+                pass  # lone surrogates, for one; the slow way finds what it was
+        if payload is None:
+            # Twice the limit, so that what is only a little too long is measured rather than cut.
+            budget = 2 * self._limit if self.options.oversize == "cut" else sys.maxsize
+            ready, cleaning = self._clean(event, budget)
+            payload = codec.encode(ready, content_type, self._resource[content_type])
+        poison = ""
+        if len(payload) > self._limit:
+            self.tally.add("oversize")
+            if self.options.oversize == "cut":
+                ready, payload, cleaning = self._cut(event, content_type)
+            else:
+                poison = f"too large: {len(payload)} bytes, max_event_bytes is {self._limit}"
+        if cleaning is not None:
+            self.tally.add("redacted", cleaning.redacted)
+            self.tally.add("stand_ins", cleaning.stand_ins)
+            self.tally.add("cut", cleaning.cut)
+        return Record(
+            payload,
+            content_type,
+            ready.event_id,
+            ready.event_type,
+            ready.operation,
+            ready.module_name,
+            ready.method_name,
+            ready.level,
+            ready.execution_id,
+            ready.timestamp,
+            monotonic_ns(),
+            poison,
+        )
+
+    def _is_plain(self, event: StreamllEvent) -> bool:
+        try:
+            # One C call instead of nine: it refuses what is no string, and tells how long all are together.
+            labels = "".join(
+                (
+                    event.event_type,
+                    event.event_id,
+                    event.execution_id,
+                    event.span_id,
+                    event.parent_span_id,
+                    event.module_name,
+                    event.method_name,
+                    event.operation,
+                    event.level,
+                )
+            )
+            if len(labels) > _LABEL_BOUND or not event.event_type or event.resource or event.extra:
+                return False
+            if type(event.timestamp) is not int or not 0 <= event.timestamp <= INT_MAX:
+                return False
+            if type(event.data) is not dict or not is_plain(event.data, self._sensitive, self._limit):
+                return False
+            tags = event.tags
+            return not tags or (type(tags) in (dict, list) and is_plain({"": tags}, self._sensitive, self._limit))
+        except (TypeError, RuntimeError):  # a label is no string; a map changed its size meanwhile
+            return False
+
+    def _clean(self, event: StreamllEvent, budget: int, fair: bool = False) -> tuple[StreamllEvent, _Cleaning]:
+        """The same event with encodable values only, and what was done to get there."""
+        cleaning = _Cleaning(self._sensitive, budget, fair)
+        event = copy(event)
+        for name in _LABELS:
+            setattr(event, name, cleaning.label(getattr(event, name), _LABEL_BOUND if fair else self._limit))
+        event.event_type = event.event_type or "event"
+        event.timestamp = cleaning.timestamp(event.timestamp)
+        event.data = cleaning.map(event.data, "value")
+        event.tags = cleaning.tags(event.tags)
+        event.resource = {**self.resource, **cleaning.map(event.resource, "name")} if event.resource else {}
+        event.extra = cleaning.map(event.extra, "extra")
+        return event, cleaning
+
+    def _cut(self, event: StreamllEvent, content_type: str) -> tuple[StreamllEvent, bytes, _Cleaning]:
+        """Shorten values until the event fits; the budget halves, since how long bytes become is known only then."""
+        budget = self._limit - _ENVELOPE
+        while budget > 16:
+            smaller, cleaning = self._clean(event, budget, fair=True)
+            payload = codec.encode(smaller, content_type, self._resource[content_type])
+            if len(payload) <= self._limit:
+                return smaller, payload, cleaning
+            budget //= 2
+        # Not even the labels fit: keep the start of each.
+        smaller, cleaning = self._clean(event, 0, fair=True)
+        for name in _LABELS:
+            setattr(smaller, name, getattr(smaller, name)[:32])
+        smaller.data, smaller.tags, smaller.extra, smaller.resource = {"<cut>": "<all>"}, [], {}, {}
+        return smaller, codec.encode(smaller, content_type), cleaning
+
+
+class _Cleaning:
+    """One event's way through `values.clean`, field by field, and the count of what was done."""
+
+    def __init__(self, sensitive: SensitiveKeys | None, budget: int, fair: bool) -> None:
+        self._sensitive = sensitive
+        self._budget = budget
+        self._fair = fair
+        self.stand_ins = 0
+        self.redacted = 0
+        self.cut = 0
+
+    def clean(self, value: Any, budget: int) -> Any:
+        result = clean(value, self._sensitive, budget, self._fair)
+        self.stand_ins += result.stand_ins
+        self.redacted += result.redacted
+        self.cut += result.cut
+        return result.value
+
+    def map(self, value: Any, name: str) -> dict[str, Any]:
+        """A map as a map, nothing as an empty one, and anything else as a map of one under `name`."""
+        if value is None:
+            return {}
+        cleaned = self.clean(value, self._budget)
+        return cleaned if isinstance(cleaned, dict) else {name: cleaned}
+
+    def tags(self, value: Any) -> list[Any] | dict[str, Any]:
+        cleaned = self.clean([] if value is None else value, self._budget)
+        return cleaned if isinstance(cleaned, (list, dict)) else [cleaned]
+
+    def label(self, value: Any, bound: int) -> str:
+        if value is None:
+            return ""
+        label = self.clean(value, bound)
+        return label if isinstance(label, str) else str(label)
+
+    def timestamp(self, value: Any) -> int:
+        if type(value) is int and INT_MIN <= value <= INT_MAX:
+            return value
+        if type(value) is datetime and (value.tzinfo is None or type(value.tzinfo) is timezone):
+            since = value.astimezone(timezone.utc) - _EPOCH
+            return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1_000
+        self.stand_ins += 1
+        return time_ns()
+
+
+def describe_resource(options: PipelineOptions, environ: Mapping[str, str]) -> dict[str, Any]:
+    """Say who speaks: service, environment and release as configured, host and process id as they are."""
+    resource: dict[str, Any] = {
+        "service": options.service or environ.get("OTEL_SERVICE_NAME", ""),
+        "environment": options.environment,
+        "release": options.release,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+    }
+    return {name: value for name, value in resource.items() if value}
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+_said: set[str] = set()
+
+
+def _say_once(topic: str, message: str, error: Exception) -> None:
+    """Log something that may happen for every event the first time only."""
+    if topic not in _said:
+        _said.add(topic)
+        log.warning(message, type(error).__name__)
+

@@ -1,0 +1,114 @@
+"""Which keys name a secret.
+
+What belongs here: the decision about a key. What does not: walking through an event's data, which values.py does in the
+same pass that makes the data encodable.
+
+A key is split into words at punctuation and at camelCase humps: `dbPassword`, `DB-PASSWORD` and `db.password` are all
+the words `db password`. It is sensitive when a sensitive term stands in it as whole words and what follows the term
+does not turn it into a measure of the secret: `access_token` and `password_old` are, `token_count`, `tokenizer` and
+`safe_key` are not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+REDACTED = "[redacted]"
+
+SENSITIVE_TERMS = (
+    "password",
+    "passwords",
+    "passwd",
+    "pwd",
+    "passphrase",
+    "secret",
+    "secrets",
+    "token",
+    "auth",
+    "authorization",
+    "authentication",
+    "api key",
+    "apikey",
+    "access key",
+    "accesskey",
+    "private key",
+    "privatekey",
+    "secret key",
+    "secretkey",
+    "signing key",
+    "encryption key",
+    "credential",
+    "credentials",
+    "cookie",
+    "cookies",
+    "set cookie",
+    "session id",
+    "sessionid",
+    "csrf",
+    "csrftoken",
+    "xsrf",
+    "jwt",
+    "bearer",
+    "connection string",
+    "ssn",
+    "credit card",
+    "creditcard",
+    "card number",
+    "cvv",
+    "cvc",
+)
+"""Terms that make a key sensitive, as lower-case words; the plural of `token` is left out, since it counts text."""
+
+# Words behind a term that say that the value measures or describes the secret, and is none.
+_DESCRIBING = frozenset(
+    "age budget bytes cost count counts enabled expired expires expiry index length len limit limits max method min "
+    "name present rate ratio required size sizes status total totals ttl type types usage used valid".split()
+)
+
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_A-Za-z]+")
+
+# A program has a few thousand different keys at most; one that makes keys up must not make this grow without end.
+_CACHE_BOUND = 4096
+
+
+def words_of(key: str) -> tuple[str, ...]:
+    """Split a key into lower-case words: `X-Api-Key`, `xApiKey` and `x_api_key` give `("x", "api", "key")`."""
+    return tuple(word.lower() for word in _WORD.findall(key))
+
+
+class SensitiveKeys:
+    """Decides whether the value under a key is to be redacted.
+
+    Args:
+        also: Further terms, as keys in any spelling.
+        keep: Keys that are never sensitive, in any spelling, whole keys only.
+    """
+
+    def __init__(self, also: Iterable[str] = (), keep: Iterable[str] = ()) -> None:
+        terms = {tuple(term.split()) for term in SENSITIVE_TERMS}
+        self._terms = frozenset(terms | {words for term in also if (words := words_of(term))})
+        self._longest = max(len(term) for term in self._terms)
+        self._keep = frozenset(words_of(key) for key in keep)
+        self.known: dict[str, bool] = {}
+        """Decisions taken so far, for callers on the hot path; may be emptied at any time."""
+
+    def __call__(self, key: str) -> bool:
+        """Return whether the value under `key` is sensitive."""
+        verdict = self.known.get(key)
+        if verdict is None:
+            verdict = self._decide(words_of(key))
+            if len(self.known) >= _CACHE_BOUND:
+                self.known.clear()
+            if len(key) <= 256:
+                self.known[key] = verdict
+        return verdict
+
+    def _decide(self, words: tuple[str, ...]) -> bool:
+        if words in self._keep:
+            return False
+        for start in range(len(words)):
+            for end in range(start + 1, min(start + self._longest, len(words)) + 1):
+                if words[start:end] in self._terms and not _DESCRIBING.intersection(words[end : end + 1]):
+                    return True
+        return False
