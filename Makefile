@@ -55,7 +55,7 @@ test-unit: $(STAMP) ## The tests that need no server: decisions, encoding, priva
 test-integration: $(STAMP) ## The tests that need real servers, with fresh ones around them
 	@$(TEST_ENV) run -- $(PYTEST) -n $(JOBS) -m "$(NEEDS_SERVERS)" --ignore=tests/performance $(ARGS)
 
-test-setup: $(STAMP) ## Start test servers and leave them running: eval "$$(scripts/test-env.sh env)"
+test-setup: $(STAMP) ## Start test servers and leave them running (scripts/test-env.sh env: what to export)
 	@$(TEST_ENV) up
 
 test-teardown: $(STAMP) ## End what test-setup started
