@@ -45,9 +45,11 @@ test: lint typecheck coverage-run ## Lint, types, all tests with coverage, on re
 coverage-run: $(STAMP)
 	@$(BIN)/coverage erase
 	$(TEST_ENV) run -- $(PYTEST) -n $(JOBS) --dist worksteal --ignore=tests/performance --cov --cov-report= --cov-fail-under=0 $(ARGS)
-	@$(BIN)/coverage report
-	@echo "The pure rooms, which must be covered to the last branch:"
-	@$(BIN)/coverage report --include='$(PURE)' --fail-under=100
+	@failed=0; \
+	$(BIN)/coverage report || failed=1; \
+	echo "The pure rooms, which must be covered to the last branch:"; \
+	$(BIN)/coverage report --include='$(PURE)' --fail-under=100 || failed=1; \
+	exit $$failed
 
 test-unit: $(STAMP) ## The tests that need no server: decisions, encoding, privacy
 	@$(PYTEST) tests/unit $(ARGS)
