@@ -80,8 +80,8 @@ format: $(STAMP) ## Let ruff format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-typecheck: $(STAMP) ## mypy, strict, on the package and its tests
-	@$(BIN)/mypy streamll tests
+typecheck: $(STAMP) ## mypy, strict, on the package, its tests and examples
+	@$(BIN)/mypy streamll tests $(wildcard examples)
 
 lock: $(STAMP) ## Renew requirements-dev.lock to the newest versions that pyproject.toml allows
 	@$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.10 --extra dev --extra demo \

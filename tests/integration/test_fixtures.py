@@ -16,7 +16,7 @@ import pytest
 import redis
 
 from tests.fixtures.environment import started_at
-from tests.fixtures.process import ServerUnavailable
+from tests.fixtures.process import ServerUnavailable, free_port, skip_or_fail
 from tests.fixtures.rabbitmq import RabbitMQEndpoint, RabbitMQServer, greets
 from tests.fixtures.redis import SENTINEL_SERVICE, RedisEndpoint, RedisSentinel, RedisServer, connect, find_redis_server
 from tests.fixtures.tls import TLSFiles
@@ -236,6 +236,33 @@ class TestRabbitMQ:
         context = ssl.create_default_context(cafile=str(tls_files.authority))
         parameters.ssl_options = pika.SSLOptions(context, "localhost")
         pika.BlockingConnection(parameters).close()
+
+
+def test_a_missing_server_skips_at_home_and_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="no such server"):
+        skip_or_fail("no such server")
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="no such server"):
+        skip_or_fail("no such server")
+
+
+@pytest.mark.redis
+@pytest.mark.rabbitmq
+def test_an_environment_of_given_servers_is_passed_on(
+    redis_server: RedisEndpoint, rabbitmq_server: RabbitMQEndpoint
+) -> None:
+    given = {"REDIS_URL": redis_server.url, "RABBITMQ_URL": rabbitmq_server.url}
+    command = [sys.executable, "-m", "tests.fixtures.environment", "run", "--", sys.executable, "-c"]
+    program = "import os, sys; print(os.environ['REDIS_URL'], os.environ['RABBITMQ_URL']); sys.exit(7)"
+    done = subprocess.run([*command, program], env=os.environ | given, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()) == (7, list(given.values()))
+    assert "the one that REDIS_URL gives" in done.stderr
+
+    nobody = {"REDIS_URL": f"redis://127.0.0.1:{free_port()}", "RABBITMQ_URL": rabbitmq_server.url}
+    done = subprocess.run([*command, "never runs"], env=os.environ | nobody, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "no redis answers there" in done.stderr
 
 
 def test_a_process_is_known_by_when_it_started() -> None:
