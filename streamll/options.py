@@ -230,7 +230,9 @@ class SinkOptions(OptionSet):
     batch_size: int = option(
         500, "Events in a batch; one is sent as soon as so many wait.", at_least=1, at_most=100_000, unit="events"
     )
-    batch_bytes: int = option(1 * MIB, "Bytes of payload in a batch, at most, unless one event is larger.", at_least=1, unit="bytes")
+    batch_bytes: int = option(
+        1 * MIB, "Bytes of payload in a batch, at most, unless one event is larger.", at_least=1, unit="bytes"
+    )
     batch_growth: int = option(
         10,
         "While more events wait than one batch holds, it grows up to so many times batch_size, within batch_bytes and "
@@ -254,7 +256,10 @@ class SinkOptions(OptionSet):
         30.0, "How long an open circuit waits before it lets one small batch through.", above=0, unit="s"
     )
     recovery_bound: float = option(
-        300.0, "recovery_timeout doubles, with jitter, while the probes fail, up to this (and never below itself).", above=0, unit="s"
+        300.0,
+        "recovery_timeout doubles, with jitter, while the probes fail, up to this (and never below itself).",
+        above=0,
+        unit="s",
     )
     connect_timeout: float = option(5.0, "For opening a connection.", above=0, unit="s")
     send_timeout: float = option(10.0, "For one batch: written and answered.", above=0, unit="s")
@@ -263,11 +268,6 @@ class SinkOptions(OptionSet):
     exit_timeout: float = option(2.0, "What the interpreter's exit waits for this sink.", at_least=0, unit="s")
     encoding: str = option("msgpack", "How events are encoded.", choices=("msgpack", "json"))
     dead_letter: bool = option(True, "Keep rejected events, with the reason, in the sink's dead-letter destination.")
-
-    @property
-    def batch_limit(self) -> int:
-        """The events one batch may hold now: batch_size, but at most half of buffer_size, which stays free to accept."""
-        return max(1, min(self.batch_size, self.buffer_size // 2))
 
 
 OVERSIZE_POLICIES = ("cut", "dead_letter")
@@ -279,7 +279,9 @@ class PipelineOptions(OptionSet):
 
     owner: ClassVar[str] = "pipeline "
 
-    max_event_bytes: int = option(1 * MIB, "The longest encoded event.", at_least=1 * KIB, at_most=512 * MIB, unit="bytes")
+    max_event_bytes: int = option(
+        1 * MIB, "The longest encoded event.", at_least=1 * KIB, at_most=512 * MIB, unit="bytes"
+    )
     oversize: str = option(
         "cut", "A longer event has its values cut until it fits, or is dead-lettered whole.", choices=OVERSIZE_POLICIES
     )

@@ -314,4 +314,3 @@ def _say_once(topic: str, message: str, error: Exception) -> None:
     if topic not in _said:
         _said.add(topic)
         log.warning(message, type(error).__name__)
-

@@ -207,15 +207,19 @@ class _Walk:
     def moment(self, value: datetime) -> Any:
         """A `datetime` or a subclass's value, read through the base class; a foreign time zone's code is not called."""
         self.budget -= 12
-        fields = (datetime.year, datetime.month, datetime.day, datetime.hour, datetime.minute, datetime.second)
-        parts = [field.__get__(value) for field in fields]  # type: ignore[attr-defined]  # descriptors, at run time
-        zone = datetime.tzinfo.__get__(value)  # type: ignore[attr-defined]
-        micro = datetime.microsecond.__get__(value)  # type: ignore[attr-defined]
-        fold = datetime.fold.__get__(value)  # type: ignore[attr-defined]
-        if zone is None or type(zone) in (timezone, ZoneInfo):
-            return datetime(*parts, micro, zone, fold=fold)
+        date_parts = [field.__get__(value) for field in (datetime.year, datetime.month, datetime.day)]
+        clock = [field.__get__(value) for field in (datetime.hour, datetime.minute, datetime.second)]
+        zone = datetime.tzinfo.__get__(value)
+        known = zone is None or type(zone) in (timezone, ZoneInfo)
+        plain = datetime.combine(
+            date(*date_parts),
+            time(*clock, microsecond=datetime.microsecond.__get__(value), fold=datetime.fold.__get__(value)),
+            zone if known else None,
+        )
+        if known:
+            return plain
         self.stand_ins += 1
-        return self.text(f"{datetime(*parts, micro).isoformat()} <{_name_of(type(zone))}>")
+        return self.text(f"{plain.isoformat()} <{_name_of(type(zone))}>")
 
     def enter(self, value: Any, depth: int) -> str:
         """Return why a container is not walked into; empty when it is, and then it is on the way until `leave`."""

@@ -44,6 +44,10 @@ class BatchOutcome:
     `rejected`. With a failure only the entries in `delivered` are known to be, and all others that are not in `rejected`
     will be sent again.
 
+    A transport whose broker refuses what is at or below a fence must not let a rejected entry be overtaken: it answers
+    REJECTED with the entries before the rejected one as `delivered`, and that one alone in `rejected`; the machine then
+    sends the dead letter and the entries after it, in their order. Without a fence, `failure` may stay None.
+
     Attributes:
         failure: Why the batch failed; None when the broker answered for every entry.
         delivered: Positions known to be delivered although the batch failed.

@@ -1,1 +1,1 @@
-"""See ARCHITECTURE.md."""
+"""Mechanism: threads, clocks, the buffer. What to do is decided in `delivery`."""

@@ -1,26 +1,51 @@
-"""Sink: the part that all destinations share. Being written; this is the contract that transports build on.
+"""Sink: the part that all destinations share. A sink is a pipeline's end, a buffer, a worker and a transport.
 
-A concrete sink is one file: a transport, its error map, and a short class:
-
-    class RedisSink(Sink):
-        own_options = RedisOptions            # an OptionSet with this sink's own options
-        def __init__(self, url=..., stream_key=..., *, client=None, name="", event_filter=None, on_delivery=None,
-                     **options): ...           # options: names of SinkOptions and of own_options
-            own, common = self.split_options(options)
-            super().__init__(destination="redis://localhost:6379/0 stream app-events",   # no credentials
-                             transport=lambda producer: RedisTransport(..., producer, ...),
-                             options=common, name=name, event_filter=event_filter, on_delivery=on_delivery)
-
-        @classmethod
-        def from_url(cls, url: str, **options) -> "RedisSink": ...
-
-        @classmethod
-        def check_url(cls, url: str) -> list[Finding]: ...
+A concrete sink is one file: a transport, its error map, and a short class that says which options it has and how its
+transport is made; see docs/writing-a-sink.md.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from copy import copy
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from streamll.codec import CONTENT_TYPES
+from streamll.delivery.circuit import CircuitChange, CircuitState
+from streamll.delivery.ledger import Balance
+from streamll.delivery.lifecycle import Phase, moved
+from streamll.delivery.outcome import Entry
+from streamll.errors import ConfigurationError, LifecycleError
+from streamll.ids import new_producer_id
+from streamll.models import Record, StreamllEvent
+from streamll.options import EventFilter, OptionSet, SinkOptions
+from streamll.pipeline import Pipeline
+from streamll.runtime.buffer import Buffer
+from streamll.runtime.fork import tell_after_fork
+from streamll.runtime.latency import Latencies
+from streamll.runtime.leave import stop_at_exit
+from streamll.runtime.transport import Transport
+from streamll.runtime.worker import DeliveryReport, Worker
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+__all__ = ["DeliveryReport", "EventQueue", "Finding", "OnDelivery", "Sink", "SinkStats", "Transport"]
+
+log = logging.getLogger("streamll")
+
+OnDelivery = Callable[[DeliveryReport], None]
+
+FILTERED = "filtered"
+NOT_AN_EVENT = "not_an_event"
 
 
 @dataclass(frozen=True)
@@ -36,3 +61,381 @@ class Finding:
     level: str
     text: str
     remedy: str = ""
+
+
+@dataclass(frozen=True)
+class SinkStats(Balance):
+    """A sink's numbers: the balance (see `Balance`) and what else is known.
+
+    Attributes:
+        name: The sink's name.
+        destination: Where its events go, without credentials.
+        producer: The id under which a reader finds its events.
+        phase: "new", "running", "draining" or "stopped".
+        bytes_held: Bytes of what is buffered and in flight, as counted against buffer_bytes.
+        batches: Batches sent, attempts that failed included.
+        failed_batches: Those of them, and those for which no connection could be had, that were not delivered whole.
+        retries: Times that a batch, or what was left of one, had to be sent again.
+        circuit: "closed", "open" or "half_open".
+        circuit_history: The last changes of it, oldest first, in monotonic seconds.
+        latency: From emit to confirmed delivery, in seconds.
+        lost_after_ack: Events, at most, that the server has lost after it had acknowledged them.
+        callback_errors: Times that an on_delivery callback or an event filter raised.
+        defects: Errors inside the sink itself; report them.
+        last_error: The last thing that went wrong, without credentials; empty when nothing has.
+    """
+
+    name: str = ""
+    destination: str = ""
+    producer: str = ""
+    phase: str = Phase.NEW.value
+    bytes_held: int = 0
+    batches: int = 0
+    failed_batches: int = 0
+    retries: int = 0
+    circuit: str = CircuitState.CLOSED.value
+    circuit_history: tuple[CircuitChange, ...] = ()
+    latency: Latencies = field(default_factory=Latencies)
+    lost_after_ack: int = 0
+    callback_errors: int = 0
+    defects: int = 0
+    last_error: str = ""
+
+
+class EventQueue:
+    """A view of what a sink still holds, in the manner of `queue.Queue`."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    def empty(self) -> bool:
+        """Whether nothing is buffered or in flight."""
+        return self.qsize() == 0
+
+    def qsize(self) -> int:
+        """How many events are buffered or in flight."""
+        balance = self._sink.balance()
+        return balance.buffered + balance.in_flight
+
+
+class Sink:
+    """A destination of events, with a buffer and a worker thread of its own.
+
+    Events may be handed over from any thread. The worker starts with the first one. Used as a context manager, the sink
+    is started, and stopped at the end.
+
+    Args:
+        destination: Where the events go, for people; it must not hold a credential.
+        transport: From the producer's id to a new transport; called on the worker's thread.
+        options: The options that every sink has.
+        name: The sink's name in stats and logs; default: the class's scheme.
+        event_filter: From an event to whether this sink takes it; called on the emitting thread.
+        on_delivery: Called on the worker's thread with the fate of each event.
+        pipeline: What turns events into records; default: one with default options.
+        retry_wait: A wait strategy of tenacity for the time between attempts; default: exponential with full jitter,
+            from `retry_base` to `retry_bound`.
+
+    Attributes:
+        own_options: The options that only this kind of sink has.
+        event_queue: What it still holds: `event_queue.empty()` is False while anything is buffered or in flight.
+    """
+
+    own_options: ClassVar[type[OptionSet]] = OptionSet
+    scheme: ClassVar[str] = "sink"
+
+    def __init__(
+        self,
+        *,
+        destination: str,
+        transport: Callable[[str], Transport],
+        options: SinkOptions,
+        name: str = "",
+        event_filter: EventFilter | None = None,
+        on_delivery: OnDelivery | None = None,
+        pipeline: Pipeline | None = None,
+        retry_wait: Any = None,
+    ) -> None:
+        for label, function in (("event_filter", event_filter), ("on_delivery", on_delivery)):
+            if function is not None and not callable(function):
+                raise ConfigurationError(f"sink option {label}: must be callable, not a {type(function).__name__}")
+        self.name = name or self.scheme
+        self.destination = destination
+        self.options = options
+        self.content_type = CONTENT_TYPES[options.encoding]
+        self.event_queue = EventQueue(self)
+        self._make_transport = transport
+        self._filter = event_filter
+        self._on_delivery = on_delivery
+        self._pipeline = pipeline
+        self._retry_wait = retry_wait
+        self._build()
+        tell_after_fork(self)
+
+    def _build(self) -> None:
+        """Make what a process has of its own: producer, buffer, worker, lock."""
+        self.producer = new_producer_id()
+        self._phase = Phase.NEW
+        self._starting = threading.Lock()
+        self._stopping = threading.Lock()
+        self._filter_errors = 0
+        evicted: deque[Entry] | None = deque() if self._on_delivery is not None else None
+        self._buffer = Buffer(self.options, evicted.append if evicted is not None else None)
+        self._worker = Worker(
+            self.name,
+            self._buffer,
+            self.options,
+            partial(self._make_transport, self.producer),
+            self._retry_wait,
+            self._on_delivery,
+            evicted,
+        )
+
+    # How a sink is made
+
+    @classmethod
+    def split_options(cls, options: Mapping[str, Any]) -> tuple[Any, SinkOptions]:
+        """Divide options into this sink's own and those that every sink has, validated.
+
+        Raises:
+            ConfigurationError: When a name is unknown or a value is not allowed.
+        """
+        common = SinkOptions.names()
+        own = {name: value for name, value in options.items() if name not in common}
+        shared = {name: value for name, value in options.items() if name in common}
+        return cls.own_options.from_mapping(own, also=common), SinkOptions.from_mapping(shared)
+
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> Self:
+        """Make a sink from a URL, whose query may hold any of its options.
+
+        Args:
+            url: Where the events go.
+            options: As for the class itself; they win over those in the URL.
+
+        Raises:
+            ConfigurationError: When the URL or an option cannot be used.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def check_url(cls, url: str) -> list[Finding]:
+        """Say whether the server behind a URL can be reached, and whether what is promised can be kept there."""
+        return [Finding("ok", f"{cls.__name__} has nothing to check")]
+
+    # What users call
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """What turns events into records."""
+        if self._pipeline is None:
+            self._pipeline = Pipeline()
+        return self._pipeline
+
+    @pipeline.setter
+    def pipeline(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+
+    def start(self) -> None:
+        """Start the worker; the first event does it by itself.
+
+        Raises:
+            LifecycleError: When the sink was stopped.
+        """
+        if self._phase in (Phase.DRAINING, Phase.STOPPED):
+            raise LifecycleError(f"sink {self.name} was stopped and cannot be started again; make a new one")
+        self._ensure_started()
+
+    def handle_event(self, event: StreamllEvent) -> bool:
+        """Take an event over: enrich, redact, encode and buffer it. The event itself is not changed.
+
+        Returns:
+            Whether it was accepted. False is counted: in `refused`, or in the pipeline's stats.
+
+        Raises:
+            BufferFullError: There is no room, and `buffer_overflow_strategy` is `raise_error`.
+        """
+        if type(event) is not StreamllEvent and not issubclass(type(event), StreamllEvent):
+            self._buffer.refuse(NOT_AN_EVENT)  # not typed code, and an error is not worth the host's day
+            return False
+        prepared = self.pipeline.prepare(copy(event))
+        if prepared is None or not self.wants(prepared):
+            return False
+        return self.handle_record(self.pipeline.encode(prepared, self.content_type))
+
+    def wants(self, event: StreamllEvent) -> bool:
+        """Ask the event filter; what it does not want is counted as offered and refused."""
+        if self._filter is None:
+            return True
+        try:
+            wanted = bool(self._filter(event))
+        except Exception as error:
+            if not self._filter_errors:
+                log.warning("sink %s: its event filter raised %s; such events are refused", self.name, type(error))
+            self._filter_errors += 1
+            wanted = False
+        if not wanted:
+            self._buffer.refuse(FILTERED)
+        return wanted
+
+    def handle_record(self, record: Record) -> bool:
+        """Take an encoded event over; returns whether it was accepted.
+
+        Raises:
+            BufferFullError: There is no room, and `buffer_overflow_strategy` is `raise_error`.
+        """
+        if self._phase is Phase.NEW:
+            self._ensure_started()
+        return self._buffer.put(record)
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Deliver what was accepted before this call, without waiting for batches to fill.
+
+        An open circuit is given one probe for it.
+
+        Args:
+            timeout: Seconds to wait; default: the option flush_timeout.
+
+        Returns:
+            True when everything accepted before is delivered, dead-lettered or dropped; False at the deadline.
+
+        Raises:
+            LifecycleError: When called on the sink's own worker thread, which it would wait for.
+        """
+        if self._worker.is_current_thread:
+            raise LifecycleError(
+                "flush() was called on the sink's worker thread, such as by on_delivery: it would wait for itself"
+            )
+        if self._phase is Phase.NEW:
+            return True
+        return self._worker.flush(self.options.flush_timeout if timeout is None else max(0.0, timeout))
+
+    async def aflush(self, timeout: float | None = None) -> bool:
+        """`flush` without blocking the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(None, partial(self.flush, timeout))
+
+    def stop(self, timeout: float | None = None) -> SinkStats:
+        """Accept nothing more, deliver what there is until the deadline, and end the worker. May be called twice.
+
+        What could not be delivered is counted: `dropped["shutdown"]`, or `dropped["unconfirmed"]` for a batch whose
+        answer never came, so that it may have arrived.
+
+        Args:
+            timeout: Seconds to wait; default: the option stop_timeout.
+
+        Raises:
+            LifecycleError: When called on the sink's own worker thread.
+        """
+        if self._worker.is_current_thread:
+            raise LifecycleError("stop() was called on the sink's worker thread: it would wait for itself")
+        self.begin_stop(self.options.stop_timeout if timeout is None else max(0.0, timeout))
+        self.finish_stop()
+        return self.stats()
+
+    async def astop(self, timeout: float | None = None) -> SinkStats:
+        """`stop` without blocking the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(None, partial(self.stop, timeout))
+
+    def stats(self) -> SinkStats:
+        """Return the sink's numbers, consistent in themselves."""
+        balance = self._buffer.read()
+        worker = self._worker
+        return SinkStats(
+            **balance.__dict__,
+            name=self.name,
+            destination=self.destination,
+            producer=self.producer,
+            phase=self._phase.value,
+            bytes_held=self._buffer.bytes_held,
+            batches=worker.batches,
+            failed_batches=worker.failed_batches,
+            retries=worker.retries,
+            circuit=worker.circuit.state.value,
+            circuit_history=tuple(worker.circuit.history.copy()),
+            latency=worker.latency.read(),
+            lost_after_ack=worker.lost_after_ack,
+            callback_errors=worker.callback_errors + self._filter_errors,
+            defects=worker.defects,
+            last_error=worker.last_error,
+        )
+
+    def balance(self) -> Balance:
+        """Return the balance alone: cheaper than `stats()`."""
+        return self._buffer.read()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.astop()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}: {self.destination}, {self._phase.value}>"
+
+    # For those who stop several sinks at once
+
+    @property
+    def exit_timeout(self) -> float:
+        """Seconds that the interpreter's exit waits for this sink."""
+        return self.options.exit_timeout
+
+    def begin_stop(self, timeout: float) -> None:
+        """Start to drain; returns at once. `finish_stop` waits for it."""
+        with self._stopping:
+            if self._phase is Phase.NEW:
+                self._buffer.close()
+                self._phase = moved(self._phase, Phase.STOPPED)
+            elif self._phase is Phase.RUNNING:
+                self._phase = moved(self._phase, Phase.DRAINING)
+                self._worker.begin_stop(timeout)
+
+    def finish_stop(self) -> None:
+        """Wait until the sink is drained, or its time is over."""
+        with self._stopping:
+            if self._phase is Phase.DRAINING:
+                self._worker.finish_stop()
+                self._phase = moved(self._phase, Phase.STOPPED)
+
+    def say_what_is_lost(self) -> None:
+        """Say in one line what could not be delivered, if anything."""
+        dropped = self._buffer.read().dropped
+        lost = {reason: dropped[reason] for reason in ("shutdown", "unconfirmed") if dropped.get(reason)}
+        if lost:
+            counts = ", ".join(f"{n} {reason}" for reason, n in lost.items())
+            log.warning("sink %s: the program ended before all events were delivered: %s", self.name, counts)
+
+    def after_fork_in_child(self) -> None:
+        """Be a new sink in a forked child; what the parent had buffered stays the parent's."""
+        stopped = self._phase in (Phase.DRAINING, Phase.STOPPED)
+        self._inherited = (self._buffer, self._worker)  # kept: closing the parent's connection is not ours to do
+        self._build()
+        if self._pipeline is not None:
+            self._pipeline.refresh_process()
+        if stopped:
+            self.begin_stop(0)
+
+    def _ensure_started(self) -> None:
+        # Without waiting: this may be a call that interrupted the one that is starting the worker right now.
+        if self._starting.acquire(blocking=False):
+            try:
+                if self._phase is Phase.NEW:
+                    # Client libraries import it, and it refuses to be imported once the interpreter has begun to end,
+                    # which may be before the worker has come so far.
+                    import concurrent.futures.thread  # noqa: F401
+
+                    self._worker.start()
+                    self._phase = moved(self._phase, Phase.RUNNING)
+                    stop_at_exit(self)
+            finally:
+                self._starting.release()

@@ -1,0 +1,245 @@
+"""Machine: given what just happened to this batch, what is the next command?
+
+It holds one batch at a time, as groups of entries in their order, and decides about retries, halving, dead letters,
+expiry and the circuit. The worker carries its commands out and reports back. Nothing here waits or knows the time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from streamll.delivery.batching import halves
+from streamll.delivery.circuit import CircuitBreaker, CircuitState
+from streamll.delivery.outcome import BatchOutcome, Entry, Failure
+
+PROBE_SIZE = 10
+"""Events in the one small batch that a half-open circuit lets through."""
+
+EXPIRED = "expired"
+REJECTED = "rejected"
+DEAD_LETTER_FAILED = "dead_letter_failed"
+SHUTDOWN = "shutdown"
+UNCONFIRMED = "unconfirmed"
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """Entries whose fate is known from now on; each leaves the machine with it.
+
+    Attributes:
+        delivered: Stored by the broker.
+        dead_lettered: Stored in the dead-letter destination.
+        dropped: Given up, with the reason.
+    """
+
+    delivered: Sequence[Entry] = ()
+    dead_lettered: Sequence[Entry] = ()
+    dropped: Sequence[tuple[Entry, str]] = ()
+
+    @property
+    def count(self) -> int:
+        """How many entries it settles."""
+        return len(self.delivered) + len(self.dead_lettered) + len(self.dropped)
+
+
+@dataclass(frozen=True)
+class Take:
+    """Take a new batch from the buffer and load it, or wait for events when there are none."""
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Do nothing until then, unless the sink is stopped or flushed."""
+
+    until: float
+
+
+@dataclass(frozen=True)
+class Send:
+    """Send these entries, in this order, as one batch; then report the outcome to `sent`."""
+
+    entries: Sequence[Entry]
+
+
+@dataclass(frozen=True)
+class Settle:
+    """Count these entries, and come back."""
+
+    settlement: Settlement = field(default_factory=Settlement)
+
+
+Command = Take | Wait | Send | Settle
+
+
+class Machine:
+    """The decisions about one sink's batch.
+
+    Args:
+        circuit: The circuit that failures open.
+        delay: From the number of failures in a row to the seconds to wait before the next attempt.
+        jitter: Draws a random number from 0 to 1.
+        delivery_deadline: Seconds after which an event is given up; None: never.
+        dead_letter: Whether rejected entries go to the dead-letter destination; else they are dropped.
+
+    Attributes:
+        retries: How many times a batch, or a part of one, was sent again after the broker was not available.
+    """
+
+    def __init__(
+        self,
+        circuit: CircuitBreaker,
+        delay: Callable[[int], float],
+        jitter: Callable[[], float],
+        delivery_deadline: float | None = None,
+        dead_letter: bool = True,
+    ) -> None:
+        self.circuit = circuit
+        self.retries = 0
+        self._delay = delay
+        self._jitter = jitter
+        self._deadline = delivery_deadline
+        self._dead_letter = dead_letter
+        self._groups: deque[list[Entry]] = deque()
+        self._failures = 0
+        self._not_before = 0.0
+        self._unsure_through = 0
+        self._unsure_before = 0
+        self._holds_dead_letters = False
+
+    @property
+    def floor(self) -> int | None:
+        """The lowest sequence number held; None when nothing is."""
+        return min(group[0].seq for group in self._groups) if self._groups else None
+
+    def load(self, batch: Sequence[Entry]) -> None:
+        """Take charge of a batch, whose entries are in the order of their sequence numbers."""
+        if batch:
+            self._groups.append([self._mark(e, e.record.poison) if e.record.poison else e for e in batch])
+
+    def next(self, now: float) -> Command:
+        """Return what to do now.
+
+        Args:
+            now: The present time in monotonic seconds, the clock of `Record.created`.
+        """
+        expired = self._expire(now)
+        if expired:
+            return Settle(Settlement(dropped=expired))
+        refused = self._drop_marked()
+        if refused:
+            return Settle(Settlement(dropped=refused))
+        if not self.circuit.allows(now):
+            return Wait(self.circuit.retry_at)
+        if now < self._not_before:
+            return Wait(self._not_before)
+        if not self._groups:
+            return Take()
+        group = self._groups[0]
+        if self.circuit.state is CircuitState.HALF_OPEN and len(group) > PROBE_SIZE:
+            self._groups[0] = group[PROBE_SIZE:]
+            self._groups.appendleft(group[:PROBE_SIZE])
+        # Until the answer says otherwise, they may be at the broker.
+        self._unsure_before = self._unsure_through
+        self._unsure_through = max(self._unsure_through, self._groups[0][-1].seq)
+        return Send(self._groups[0])
+
+    def sent(self, outcome: BatchOutcome, now: float) -> Settlement:
+        """Report what became of the entries of the last `Send`; returns those whose fate is known now."""
+        group = self._groups.popleft()
+        if outcome.failure is None and not outcome.rejected and not self._holds_dead_letters:
+            self._succeeded(now)
+            return Settlement(delivered=group)
+        if not outcome.sent or outcome.failure is Failure.REJECTED:
+            self._unsure_through = self._unsure_before
+        delivered: list[Entry] = []
+        dead_lettered: list[Entry] = []
+        dropped: list[tuple[Entry, str]] = []
+        left: list[Entry] = []
+        for position, entry in enumerate(group):
+            reason = outcome.rejected.get(position)
+            if reason is not None:
+                self._reject(entry, reason, left, dropped)
+            elif outcome.failure is None or position in outcome.delivered:
+                (dead_lettered if entry.dead_letter else delivered).append(entry)
+            else:
+                left.append(entry)
+        if outcome.failure is Failure.UNAVAILABLE or outcome.failure is Failure.FATAL:
+            self._failed(outcome, now)
+        else:
+            self._succeeded(now)
+        if outcome.failure is Failure.REJECTED and not outcome.rejected and left:
+            if len(left) == 1:
+                poison = left.pop()
+                self._reject(poison, outcome.error or "rejected by the broker", left, dropped)
+            else:
+                left, rest = halves(left)
+                self._groups.appendleft(rest)
+        if left:
+            self._groups.appendleft(left)
+        elif not self._groups:
+            self._holds_dead_letters = False
+        return Settlement(delivered, dead_lettered, dropped)
+
+    def probe_now(self, now: float) -> None:
+        """Try at once instead of waiting for the circuit or the backoff: somebody waits for the result."""
+        self.circuit.allow_probe(now)
+        self._not_before = 0.0
+
+    def abandon(self) -> Settlement:
+        """Give up everything held, because the sink stops: what may have been sent is `unconfirmed`."""
+        dropped = [
+            (entry, UNCONFIRMED if entry.seq <= self._unsure_through else SHUTDOWN)
+            for group in self._groups
+            for entry in group
+        ]
+        self._groups.clear()
+        return Settlement(dropped=dropped)
+
+    def _succeeded(self, now: float) -> None:
+        self._failures = 0
+        self._not_before = 0.0
+        self.circuit.record_success(now)
+
+    def _failed(self, outcome: BatchOutcome, now: float) -> None:
+        self.retries += 1
+        self._failures += 1
+        self._not_before = now + self._delay(self._failures)
+        if outcome.failure is Failure.FATAL:
+            self.circuit.trip(now, outcome.error, self._jitter())
+        else:
+            self.circuit.record_failure(now, outcome.error, self._jitter())
+
+    def _reject(self, entry: Entry, reason: str, left: list[Entry], dropped: list[tuple[Entry, str]]) -> None:
+        """A rejected event becomes a dead letter, in its place; a rejected dead letter is given up."""
+        if entry.dead_letter:
+            dropped.append((entry, DEAD_LETTER_FAILED))
+        else:
+            left.append(self._mark(entry, reason))
+
+    def _drop_marked(self) -> list[tuple[Entry, str]]:
+        """Without a dead-letter destination, what was to go there is dropped."""
+        if self._dead_letter or not self._holds_dead_letters:
+            return []
+        return self._remove(lambda entry: bool(entry.dead_letter), lambda entry: REJECTED)
+
+    def _expire(self, now: float) -> list[tuple[Entry, str]]:
+        if self._deadline is None:
+            return []
+        limit = int((now - self._deadline) * 1e9)
+        return self._remove(
+            lambda entry: entry.record.created < limit,
+            lambda entry: UNCONFIRMED if entry.seq <= self._unsure_through else EXPIRED,
+        )
+
+    def _remove(self, which: Callable[[Entry], bool], why: Callable[[Entry], str]) -> list[tuple[Entry, str]]:
+        removed = [(entry, why(entry)) for group in self._groups for entry in group if which(entry)]
+        if removed:
+            kept = ([entry for entry in group if not which(entry)] for group in self._groups)
+            self._groups = deque(group for group in kept if group)
+        return removed
+
+    def _mark(self, entry: Entry, reason: str) -> Entry:
+        self._holds_dead_letters = True
+        return Entry(entry.seq, entry.record, reason)

@@ -1,0 +1,60 @@
+"""The interpreter's exit: every sink that still runs is drained, all at the same time, within its exit_timeout."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+from weakref import WeakSet
+
+log = logging.getLogger("streamll")
+
+
+class Stoppable(Protocol):
+    """A sink, as its end sees it."""
+
+    @property
+    def exit_timeout(self) -> float:
+        """Seconds that the exit waits for it."""
+
+    def begin_stop(self, timeout: float) -> None:
+        """Start to drain; returns at once, and never raises."""
+
+    def finish_stop(self) -> None:
+        """Wait for the drain to end or its time to be over."""
+
+    def say_what_is_lost(self) -> None:
+        """Say in one line what could not be delivered, if anything."""
+
+
+_running: WeakSet[Stoppable] = WeakSet()
+
+
+def stop_at_exit(sink: Stoppable) -> None:
+    """Drain this sink at the interpreter's exit, if it lives and runs then."""
+    _running.add(sink)
+
+
+def stop_together(sinks: Sequence[Stoppable], timeout: float | None) -> None:
+    """Stop several sinks at the same time, so that a dead one takes nothing of the others' time.
+
+    Args:
+        sinks: The sinks.
+        timeout: Seconds for all of them; None: to each its own exit_timeout.
+    """
+    for sink in sinks:
+        sink.begin_stop(sink.exit_timeout if timeout is None else timeout)
+    for sink in sinks:
+        sink.finish_stop()
+
+
+@atexit.register
+def _leave() -> None:
+    sinks = list(_running)
+    try:
+        stop_together(sinks, None)
+        for sink in sinks:
+            sink.say_what_is_lost()
+    except KeyboardInterrupt:  # a second Ctrl-C: whoever presses it wants the end now
+        log.warning("interrupted while the last events were being delivered")

@@ -1,0 +1,396 @@
+"""Worker: the loop. Take a batch, ask the machine, do it, report back.
+
+What belongs here: the thread of a sink, its waiting, its deadlines, and the driving of the transport. What does not: any
+decision about an event; those are the machine's.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import random
+from time import monotonic, monotonic_ns
+from typing import Any
+
+from streamll.context import mute_this_thread, muted
+from streamll.delivery.backoff import delays
+from streamll.delivery.batching import batch_limit, next_size
+from streamll.delivery.circuit import CircuitBreaker, CircuitState
+from streamll.delivery.machine import SHUTDOWN, Machine, Send, Settle, Settlement, Take, Wait
+from streamll.delivery.outcome import BatchOutcome, Entry, Failure
+from streamll.errors import FatalError, UnavailableError
+from streamll.options import SinkOptions
+from streamll.runtime.buffer import OVERFLOW, Buffer
+from streamll.runtime.latency import Histogram
+from streamll.runtime.transport import Transport
+
+log = logging.getLogger("streamll")
+
+IDLE_POLL = 3600.0
+"""Seconds that an idle worker sleeps when its transport wants no service."""
+
+_GRACE = 0.25
+"""Seconds beyond its deadline that `stop` gives an interrupted worker to report back."""
+
+_AFTER_DEFECT = 1.0
+"""Seconds between two attempts when the worker itself failed."""
+
+DELIVERED = "delivered"
+DEAD_LETTERED = "dead_lettered"
+DROPPED = "dropped"
+
+
+@dataclass(frozen=True)
+class DeliveryReport:
+    """What became of one event, for `on_delivery` callbacks.
+
+    Attributes:
+        event_id: The event.
+        seq: Its sequence number in this sink.
+        status: "delivered", "dead_lettered" or "dropped".
+        reason: Why it was dead-lettered or dropped; empty for a delivered one.
+        latency: Seconds from emit until its fate was known.
+    """
+
+    event_id: str
+    seq: int
+    status: str
+    reason: str
+    latency: float
+
+
+class Worker:
+    """Delivers what is in a buffer, on a thread of its own or on that of a caller.
+
+    Args:
+        name: The sink's name, for the thread and the log.
+        buffer: Where the events come from and are counted.
+        options: Sizes, times and strategies.
+        transport: Makes the transport; called on the thread that will drive it.
+        wait: Makes a tenacity wait strategy, or None for the default.
+        on_delivery: Called on the worker's thread with the fate of each event; what it raises is counted and swallowed.
+        evicted: Entries that gave way to newer ones and are yet to be reported; filled by the buffer.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        buffer: Buffer,
+        options: SinkOptions,
+        transport: Callable[[], Transport],
+        wait: Any = None,
+        on_delivery: Callable[[DeliveryReport], None] | None = None,
+        evicted: Any = None,
+    ) -> None:
+        self._name = name
+        self._buffer = buffer
+        self._options = options
+        self._make_transport = transport
+        self._transport: Transport | None = None
+        self._on_delivery = on_delivery
+        self._evicted = evicted
+        self._wait = wait
+        self.circuit = CircuitBreaker(
+            options.failure_threshold,
+            options.recovery_timeout,
+            options.recovery_bound,
+            enabled=options.circuit_breaker,
+        )
+        self._machine = Machine(
+            self.circuit, self._delay, random, options.delivery_deadline, dead_letter=options.dead_letter
+        )
+        self._delays: Callable[[int], float] | None = None
+        self._thread: threading.Thread | None = None
+        self._driving = threading.Lock()
+        self._flush_through = 0
+        self._probe = False
+        self._sent_through = 0
+        self._stop_by: float | None = None
+        self._served_at = 0.0
+        self._said: set[str] = set()
+        self.latency = Histogram()
+        self.batches = 0
+        self.failed_batches = 0
+        self.lost_after_ack = 0
+        self.callback_errors = 0
+        self.defects = 0
+        self.last_error = ""
+
+    @property
+    def retries(self) -> int:
+        """How many batches were to be sent again."""
+        return self._machine.retries
+
+    @property
+    def is_current_thread(self) -> bool:
+        """Whether the caller runs on this worker's thread."""
+        return self._thread is not None and self._thread is threading.current_thread()
+
+    # For other threads
+
+    def start(self) -> bool:
+        """Start the thread; returns False where no thread can be started any more (the interpreter shuts down)."""
+        thread = threading.Thread(target=self._run, name=f"streamll-{self._name}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            return False
+        self._thread = thread
+        return True
+
+    def flush(self, timeout: float) -> bool:
+        """Deliver what was accepted before this call, without lingering, and with one probe if the circuit is open.
+
+        Returns:
+            Whether the fate of all of it is known.
+        """
+        seq = self._buffer.last_seq
+        self._flush_through = max(self._flush_through, seq)
+        self._probe = True
+        self._buffer.activity.set()
+        if self._thread is None:
+            self._drive_inline(monotonic() + timeout)
+        return self._buffer.wait_settled(seq, timeout if self._thread is not None else 0)
+
+    def begin_stop(self, timeout: float) -> None:
+        """Accept nothing more, and deliver what there is until the deadline; returns at once."""
+        self._buffer.close()
+        self._stop_by = monotonic() + timeout
+        self._probe = True
+        self._buffer.activity.set()
+
+    def finish_stop(self) -> None:
+        """Wait for the deadline that `begin_stop` has set, or until all is delivered; then give up the rest."""
+        stop_by = self._stop_by if self._stop_by is not None else monotonic()
+        if self._thread is None:
+            self._drive_inline(stop_by)
+        else:
+            self._thread.join(max(0.0, stop_by - monotonic()))
+            if self._thread.is_alive():
+                transport = self._transport
+                if transport is not None:
+                    transport.interrupt()
+                self._buffer.activity.set()
+                self._thread.join(_GRACE)
+        waited = self._buffer.give_up()
+        self._report(Settlement(dropped=[(entry, SHUTDOWN) for entry in waited]))
+
+    # The loop
+
+    def _run(self) -> None:
+        mute_this_thread()
+        self._drive(None)
+
+    def _drive_inline(self, until: float) -> None:
+        """Work on the caller's thread, where no thread can be started any more."""
+        with muted():
+            self._drive(until)
+
+    def _drive(self, until: float | None) -> None:
+        """Work until the sink is stopped, or until then. One thread at a time."""
+        if not self._driving.acquire(timeout=-1 if until is None else max(0.0, until - monotonic())):
+            return
+        try:
+            while not self._is_over(until):
+                try:
+                    if not self._step(until):
+                        break
+                except Exception as error:
+                    self._defect(error)
+                    self._pause(monotonic() + _AFTER_DEFECT, until)
+            if self._stop_by is not None:
+                self._settle(self._machine.abandon())
+                self._close_transport(clean=len(self._buffer) == 0)
+        finally:
+            self._driving.release()
+
+    def _is_over(self, until: float | None) -> bool:
+        now = monotonic()
+        return (self._stop_by is not None and now >= self._stop_by) or (until is not None and now >= until)
+
+    def _step(self, until: float | None) -> bool:
+        """Carry out one command; returns False when there is nothing left to do for a caller that waits."""
+        if (self._stop_by is not None or until is not None) and len(self._buffer) == 0:
+            return False
+        now = monotonic()
+        if self._probe:
+            self._probe = False
+            self._machine.probe_now(now)
+        command = self._machine.next(now)
+        if isinstance(command, Send):
+            self._send(command.entries, until)
+        elif isinstance(command, Settle):
+            self._settle(command.settlement)
+        elif isinstance(command, Wait):
+            self._pause(command.until, until)
+        elif isinstance(command, Take):
+            return self._take(until)
+        return True
+
+    def _take(self, until: float | None) -> bool:
+        """Load the next batch, or wait for it: until it is full, its linger is over, or somebody flushes or stops."""
+        full = batch_limit(self._options)
+        waiting = self._buffer.waiting(1)
+        hurry = self._stop_by is not None or until is not None
+        if waiting == 0:
+            self._report_evicted()
+            self._pause(monotonic() + IDLE_POLL, until)
+            return True
+        if waiting < full and not hurry and self._options.flush_interval > 0:
+            self._linger(full)
+        batch = self._buffer.take(next_size(self._buffer.waiting(full), self._options), self._options.batch_bytes)
+        self._machine.load(batch)
+        return True
+
+    def _linger(self, full: int) -> None:
+        """Wait for company for the first event; a burst that fills the batch, a flush or a stop ends it."""
+        over = monotonic() + self._options.flush_interval
+        while self._flush_through <= self._sent_through and self._stop_by is None:
+            if self._buffer.waiting(full) >= full:
+                return
+            remaining = over - monotonic()
+            if remaining <= 0:
+                return
+            self._buffer.activity.wait(remaining)
+
+    def _send(self, entries: Sequence[Entry], until: float | None) -> None:
+        self._sent_through = max(self._sent_through, entries[-1].seq)
+        self.batches += 1
+        if self._transport is None:
+            self._transport = self._make_transport()
+        outcome = self._open(self._transport, until) or self._try(self._transport, entries, until)
+        self._served_at = now = monotonic()
+        state = self.circuit.state
+        settlement = self._machine.sent(outcome, now)
+        if outcome.failure is None:
+            self._note_success(outcome)
+        else:
+            self.failed_batches += 1
+            self._note_failure(outcome, state)
+        self.latency.add_batch(settlement.delivered, monotonic_ns())
+        self._settle(settlement)
+
+    def _open(self, transport: Transport, until: float | None) -> BatchOutcome | None:
+        """Open the transport at need; returns the outcome for the batch when that fails."""
+        if transport.is_open:
+            return None
+        try:
+            transport.close(clean=False)
+            transport.open(self._deadline(self._options.connect_timeout, until))
+        except UnavailableError as error:
+            return BatchOutcome(Failure.UNAVAILABLE, sent=False, error=str(error))
+        except FatalError as error:
+            return BatchOutcome(Failure.FATAL, sent=False, error=str(error))
+        return None
+
+    def _try(self, transport: Transport, entries: Sequence[Entry], until: float | None) -> BatchOutcome:
+        try:
+            return transport.send(entries, self._deadline(self._options.send_timeout, until))
+        except Exception as error:  # a transport must not raise; one that does must not end deliveries for good
+            self._defect(error)
+            return BatchOutcome(Failure.UNAVAILABLE, error=self.last_error)
+
+    def _deadline(self, timeout: float, until: float | None) -> float:
+        deadline = monotonic() + timeout
+        for bound in (self._stop_by, until):
+            if bound is not None:
+                deadline = min(deadline, bound)
+        return deadline
+
+    def _settle(self, settlement: Settlement) -> None:
+        if settlement.count and self._buffer.settle(settlement, self._machine.floor):
+            self._report(settlement)
+        self._report_evicted()
+
+    def _pause(self, wake_at: float, until: float | None) -> None:
+        """Sleep until then, serving the transport meanwhile; a stop, a flush or (when idle) an event ends it."""
+        while not self._is_over(until):
+            now = monotonic()
+            pause = wake_at - now
+            for bound in (self._stop_by, until):
+                if bound is not None:
+                    pause = min(pause, bound - now)
+            transport = self._transport
+            interval = transport.service_interval if transport is not None and transport.is_open else None
+            if interval is not None:
+                pause = min(pause, self._served_at + interval - now)
+            if pause > 0 and self._buffer.activity.wait(pause):
+                return
+            now = monotonic()
+            if interval is not None and transport is not None and now >= self._served_at + interval:
+                transport.idle(0.0)
+                self._served_at = monotonic()
+            if now >= wake_at:
+                return
+
+    def _close_transport(self, clean: bool) -> None:
+        transport = self._transport
+        if transport is not None:
+            transport.close(clean)
+
+    def _delay(self, failures: int) -> float:
+        if self._delays is None:
+            wait = self._wait
+            if wait is None:
+                from tenacity import wait_random_exponential  # imported where first needed: it costs 20 ms
+
+                wait = wait_random_exponential(multiplier=self._options.retry_base, max=self._options.retry_bound)
+            self._delays = delays(wait)
+        return self._delays(failures)
+
+    # What is told
+
+    def _note_success(self, outcome: BatchOutcome) -> None:
+        if outcome.lost_after_ack:
+            self.lost_after_ack += outcome.lost_after_ack
+            self._say("lost", f"the server lost up to {outcome.lost_after_ack} events that it had acknowledged")
+        if self._said - {"lost"}:
+            self._said &= {"lost"}
+            log.warning("sink %s: delivering again", self._name)
+
+    def _note_failure(self, outcome: BatchOutcome, before: CircuitState) -> None:
+        self.last_error = outcome.error
+        if outcome.lost_after_ack:
+            self.lost_after_ack += outcome.lost_after_ack
+        if outcome.failure is Failure.FATAL:
+            self._say("fatal", f"{outcome.error}; events are kept, and it is tried again slowly")
+        elif outcome.failure is Failure.UNAVAILABLE and self.circuit.state is CircuitState.OPEN is not before:
+            self._say("open", f"the circuit is open: {outcome.error}; events are kept as the buffer allows")
+        log.debug("sink %s: batch failed: %s", self._name, outcome.error)
+
+    def _say(self, topic: str, message: str) -> None:
+        """Log a lasting condition once, until it is over."""
+        if topic not in self._said:
+            self._said.add(topic)
+            log.warning("sink %s: %s", self._name, message)
+
+    def _defect(self, error: Exception) -> None:
+        """Something in the worker itself is wrong: no event is lost for it, and the host does not notice."""
+        self.defects += 1
+        self.last_error = f"internal error: {type(error).__name__}: {error}"
+        self._say("defect", f"{self.last_error}; please report it")
+        log.debug("sink %s: internal error", self._name, exc_info=error)
+        self._close_transport(clean=False)
+
+    def _report(self, settlement: Settlement) -> None:
+        callback = self._on_delivery
+        if callback is None:
+            return
+        fates = [(entry, DELIVERED, "") for entry in settlement.delivered]
+        fates += [(entry, DEAD_LETTERED, entry.dead_letter) for entry in settlement.dead_lettered]
+        fates += [(entry, DROPPED, reason) for entry, reason in settlement.dropped]
+        now = monotonic_ns()
+        for entry, status, reason in fates:
+            latency = (now - entry.record.created) / 1e9
+            try:
+                callback(DeliveryReport(entry.record.event_id, entry.seq, status, reason, latency))
+            except Exception as error:
+                self.callback_errors += 1
+                self._say("callback", f"an on_delivery callback raised {type(error).__name__}; it goes on")
+
+    def _report_evicted(self) -> None:
+        if self._evicted:
+            evicted = [self._evicted.popleft() for _ in range(len(self._evicted))]
+            self._report(Settlement(dropped=[(entry, OVERFLOW) for entry in evicted]))
