@@ -1,0 +1,276 @@
+"""How an event travels as a RabbitMQ message: headers, properties, routing key; and how a reader gets it back.
+
+What belongs here: what a writer and a reader of RabbitMQ share, as pure functions over bytes. What does not: sockets,
+channels, confirms (sinks/), or how a delivery reached the reader (consumers/).
+
+Version 1, one message an event:
+
+    body           the event, as it was encoded
+    properties     content_type; delivery_mode 2 (persistent); message_id `producer:seq`; timestamp in whole seconds;
+                   type = event_type
+    headers        event_type, operation, module_name, method_name, level (each only when not empty, cut to 255 bytes);
+                   producer; seq; in a dead letter also `reason`
+
+A header `events` is reserved for many events in one message; a reader of version 1 refuses it.
+"""
+
+from __future__ import annotations
+
+import string
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from streamll.delivery.outcome import Entry
+from streamll.errors import ConfigurationError, DecodeError
+from streamll.models import Record
+
+LABELS = ("event_type", "operation", "module_name", "method_name", "level")
+EMPTY_WORD = "none"
+SHORT_LIMIT = 255
+"""The longest AMQP short string, in bytes: a routing key, a message id, a type."""
+REASON_LIMIT = 1024
+"""The longest reason, in bytes. All headers together stay below the smallest frame that AMQP allows, 4,096 bytes."""
+
+_RESERVED_FRAMING_HEADER = "events"
+_TEMPLATES_KEPT = 1024
+_LAST_SECOND = 2**63 - 1
+
+# Frame types and the end of a frame; the class and method numbers of basic.publish; which properties are present.
+_METHOD, _HEADER, _BODY, _FRAME_END = 1, 2, 3, b"\xce"
+_BASIC, _PUBLISH, _MANDATORY = 60, 40, 1
+_PRESENT = 1 << 15 | 1 << 13 | 1 << 12 | 1 << 7 | 1 << 6 | 1 << 5
+_PERSISTENT = b"\x02"
+_SEQ_KEY = b"\x03seql"
+_FRAME_OVERHEAD = 8
+
+_pack_frame = struct.Struct(">BHI").pack
+_pack_content_header = struct.Struct(">BHIHHQH").pack
+_pack_publish = struct.Struct(">HHH").pack
+_pack_table_size = struct.Struct(">I").pack
+_pack_seq = struct.Struct(">q").pack
+_pack_timestamp = struct.Struct(">Q").pack
+
+
+def clip(text: str, limit: int = SHORT_LIMIT) -> bytes:
+    """Encode as UTF-8, cut at a character boundary to at most `limit` bytes; what UTF-8 cannot say becomes `?`."""
+    encoded = text.encode("utf-8", "replace")
+    if len(encoded) > limit:
+        encoded = encoded[:limit].decode("utf-8", "ignore").encode()
+    return encoded
+
+
+def message_id(producer: str, seq: int) -> str:
+    """Name a message so that a reader can drop its doubles."""
+    return f"{producer}:{seq}"
+
+
+class RoutingKey:
+    """The template of a routing key: literal text, and labels of the event in braces.
+
+    `{event_type}.{operation}` gives `token.generate`. An empty label becomes `none`, so that a key has the same number
+    of words for every event, unless a label has dots of its own (module_name often has): they separate words too. `{{`
+    and `}}` stand for braces. The result is cut to 255 bytes, AMQP's limit.
+
+    Args:
+        template: The template; the fields are event_type, operation, module_name, method_name and level.
+
+    Raises:
+        ConfigurationError: The template has an unknown field, a format of its own, unpaired braces, or a literal text
+            that is too long by itself.
+    """
+
+    def __init__(self, template: str) -> None:
+        self.template = template
+        allowed = f"allowed are literal text and {', '.join(f'{{{label}}}' for label in LABELS)}"
+        try:
+            parts = list(string.Formatter().parse(template))
+        except ValueError as error:
+            raise ConfigurationError(f"routing_key={template!r}: {error}; {allowed}") from None
+        self._parts: list[tuple[str, str]] = []
+        for literal, field, spec, conversion in parts:
+            if field is not None and field not in LABELS:
+                raise ConfigurationError(f"routing_key={template!r}: unknown field {field!r}; {allowed}")
+            if spec or conversion:
+                raise ConfigurationError(f"routing_key={template!r}: {field!r} takes no format; {allowed}")
+            self._parts.append((literal, field or ""))
+        if len("".join(literal for literal, _ in self._parts).encode("utf-8", "replace")) > SHORT_LIMIT:
+            raise ConfigurationError(f"routing_key: its literal text is longer than {SHORT_LIMIT} bytes")
+
+    def of(self, record: Record) -> bytes:
+        """Return the routing key of an event, as UTF-8 of at most 255 bytes."""
+        words = []
+        for literal, field in self._parts:
+            words.append(literal)
+            if field:
+                words.append(getattr(record, field) or EMPTY_WORD)
+        return clip("".join(words))
+
+
+@dataclass(frozen=True)
+class _Template:
+    """What all messages with the same labels have in common, encoded once."""
+
+    publish: bytes
+    content_type: bytes
+    labels: bytes
+    type: bytes
+
+
+class Encoder:
+    """Turns entries into the AMQP frames that publish them, all `mandatory`, to the bytes that a socket takes.
+
+    It does by hand what an AMQP library does for any message, because these messages differ in little: it costs a
+    tenth, and a whole batch becomes a single write.
+
+    Args:
+        producer: The id that, with the sequence number, names each message; at most 200 bytes.
+        exchange: Where events go.
+        routing_key: The template of their routing key.
+        dead_letter_exchange: Where entries with a `dead_letter` reason go, under the same routing key.
+        channel: The number of the channel that publishes.
+        frame_max: The longest frame that was agreed on with the broker, in bytes; 0 means that there is no limit.
+    """
+
+    def __init__(
+        self,
+        producer: str,
+        exchange: str,
+        routing_key: RoutingKey,
+        dead_letter_exchange: str,
+        *,
+        channel: int,
+        frame_max: int,
+    ) -> None:
+        self._producer = producer.encode("utf-8", "replace")
+        if len(self._producer) > 200:
+            raise ValueError("a producer's id has at most 200 bytes")
+        self._exchange = clip(exchange)
+        self._dead_letter_exchange = clip(dead_letter_exchange)
+        self._routing_key = routing_key
+        self._channel = channel
+        self._body_max = frame_max - _FRAME_OVERHEAD if frame_max else 2**31
+        self._templates: dict[tuple[str, ...], _Template] = {}
+
+    def encode(self, entry: Entry) -> list[bytes]:
+        """Return the frames that publish this entry: joined, they are what the broker reads."""
+        record, seq, channel = entry.record, entry.seq, self._channel
+        key = (
+            record.event_type,
+            record.operation,
+            record.module_name,
+            record.method_name,
+            record.level,
+            record.content_type,
+            "dead" if entry.dead_letter else "",
+        )
+        template = self._templates.get(key)
+        if template is None:
+            template = self._learn(key, record, dead=bool(entry.dead_letter))
+        reason = _string_field(b"reason", clip(entry.dead_letter, REASON_LIMIT)) if entry.dead_letter else b""
+        name = b"%b:%d" % (self._producer, seq)
+        payload = record.payload
+        length = len(payload)
+        table_size = len(template.labels) + 13 + len(reason)
+        size = 14 + len(template.content_type) + 4 + table_size + 1 + 1 + len(name) + 8 + len(template.type)
+        frames = [
+            template.publish,
+            _pack_content_header(_HEADER, channel, size, _BASIC, 0, length, _PRESENT),
+            template.content_type,
+            _pack_table_size(table_size),
+            template.labels,
+            _SEQ_KEY,
+            _pack_seq(seq),
+            reason,
+            _PERSISTENT,
+            bytes((len(name),)),
+            name,
+            _pack_timestamp(min(max(record.timestamp // 1_000_000_000, 0), _LAST_SECOND)),
+            template.type,
+            _FRAME_END,
+        ]
+        if 0 < length <= self._body_max:
+            frames += (_pack_frame(_BODY, channel, length), payload, _FRAME_END)
+        else:
+            for start in range(0, length, self._body_max):
+                piece = payload[start : start + self._body_max]
+                frames += (_pack_frame(_BODY, channel, len(piece)), piece, _FRAME_END)
+        return frames
+
+    def _learn(self, key: tuple[str, ...], record: Record, dead: bool) -> _Template:
+        exchange = self._dead_letter_exchange if dead else self._exchange
+        routed = _short(exchange) + _short(self._routing_key.of(record))
+        method = _pack_publish(_BASIC, _PUBLISH, 0) + routed + bytes((_MANDATORY,))
+        labels = b"".join(
+            _string_field(label.encode(), clip(value)) for label in LABELS if (value := getattr(record, label))
+        )
+        template = _Template(
+            publish=_pack_frame(_METHOD, self._channel, len(method)) + method + _FRAME_END,
+            content_type=_short(clip(record.content_type)),
+            labels=labels + _string_field(b"producer", self._producer),
+            type=_short(clip(record.event_type)),
+        )
+        if len(self._templates) >= _TEMPLATES_KEPT:
+            # Somebody puts ids into labels: remembering them all would be a leak.
+            self._templates.clear()
+        self._templates[key] = template
+        return template
+
+
+def _short(value: bytes) -> bytes:
+    return bytes((len(value),)) + value
+
+
+def _string_field(name: bytes, value: bytes) -> bytes:
+    return _short(name) + b"S" + _pack_table_size(len(value)) + value
+
+
+@dataclass(frozen=True, slots=True)
+class WireEntry:
+    """What a reader gets back of one message.
+
+    Attributes:
+        payload: The event, still encoded.
+        producer: Who numbered it; empty when the message does not say.
+        seq: Its number; 0 when the message does not say.
+        reason: Why it is a dead letter; empty for any other.
+    """
+
+    payload: bytes
+    producer: str
+    seq: int
+    reason: str
+
+
+def decode_message(body: bytes, headers: Mapping[str, Any] | None, name: str | None) -> WireEntry:
+    """Read a delivered message back.
+
+    Where the headers are gone (shovels and federations may strip them) producer and number come from the message id; a
+    message of a stranger, that has neither, is an entry without a producer.
+
+    Args:
+        body: The message's body.
+        headers: Its headers.
+        name: Its message_id.
+
+    Raises:
+        DecodeError: There is no body, or it holds many events in a way that this version cannot read.
+    """
+    headers = headers or {}
+    if _RESERVED_FRAMING_HEADER in headers:
+        raise DecodeError("the message holds many events: a newer version of streamll wrote it")
+    if not body:
+        raise DecodeError("the message has no body")
+    reason = headers.get("reason")
+    producer, seq = headers.get("producer"), headers.get("seq")
+    if not _names_an_entry(producer, seq):
+        producer, _, number = (name or "").rpartition(":")
+        seq = int(number) if number.isascii() and number.isdecimal() and len(number) < 20 else 0
+        if not _names_an_entry(producer, seq):
+            producer, seq = "", 0
+    return WireEntry(bytes(body), str(producer), int(seq or 0), reason if isinstance(reason, str) else "")
+
+
+def _names_an_entry(producer: object, seq: object) -> bool:
+    return isinstance(producer, str) and producer != "" and isinstance(seq, int) and seq > 0
