@@ -8,29 +8,29 @@ from __future__ import annotations
 
 import os
 from itertools import count
+from random import Random
 from secrets import randbits
 
-_EVENT_SPACE = (1 << 128) - 1
-_SPAN_SPACE = (1 << 64) - 1
-
-# One C call each, so that threads cannot be handed the same number and no lock is needed.
-_next_event = count(randbits(128)).__next__
-_next_span = count(randbits(64)).__next__
+# One C call each, so that threads cannot be handed the same number and no lock is needed. The free top bit is room to
+# count for ever without an overflow, and one added to it keeps a span's id from being all zero.
+_next_event = count(randbits(127)).__next__
+_next_span = count(randbits(63) + 1).__next__
+_random_bits = Random(randbits(256)).getrandbits  # noqa: S311  # an id is no secret; one from the system costs a microsecond
 
 
 def new_event_id() -> str:
     """Return a new event id: 32 lower-case hex digits, unique across processes."""
-    return f"{_next_event() & _EVENT_SPACE:032x}"
+    return _next_event().to_bytes(16, "big").hex()
 
 
 def new_span_id() -> str:
     """Return a new span id: 16 lower-case hex digits, never all zero."""
-    return f"{(_next_span() & _SPAN_SPACE) or 1:016x}"
+    return _next_span().to_bytes(8, "big").hex()
 
 
 def new_execution_id() -> str:
     """Return a new execution id, which is also a W3C trace id: 32 random lower-case hex digits, never all zero."""
-    return f"{randbits(128) or 1:032x}"
+    return (_random_bits(128) or 1).to_bytes(16, "big").hex()
 
 
 def new_producer_id() -> str:
@@ -39,11 +39,12 @@ def new_producer_id() -> str:
 
 
 def _reseed() -> None:
-    global _next_event, _next_span
-    _next_event = count(randbits(128)).__next__
-    _next_span = count(randbits(64)).__next__
+    global _next_event, _next_span, _random_bits
+    _next_event = count(randbits(127)).__next__
+    _next_span = count(randbits(63) + 1).__next__
+    _random_bits = Random(randbits(256)).getrandbits  # noqa: S311  # as above
 
 
 if hasattr(os, "register_at_fork"):  # Windows has no fork
-    # A child would count on from its parent's numbers, and both would make the same ids.
+    # A child would go on from its parent's numbers, and both would make the same ids.
     os.register_at_fork(after_in_child=_reseed)

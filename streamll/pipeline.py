@@ -21,7 +21,7 @@ from time import monotonic_ns, time_ns
 from typing import Any
 
 from streamll import codec
-from streamll.context import SCOPE, muted
+from streamll.context import current, muted
 from streamll.models import Record, StreamllEvent
 from streamll.options import BeforeSend, PipelineOptions
 from streamll.privacy import SensitiveKeys
@@ -120,7 +120,7 @@ class Pipeline:
         Returns:
             The event to encode; None when it is dropped, which is counted.
         """
-        scope = SCOPE.get()
+        scope = current()
         if scope.muted:
             self.tally.add("muted")
             return None

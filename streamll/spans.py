@@ -1,0 +1,338 @@
+"""Spans and errors: what turns a piece of the program's run into an event.
+
+What belongs here: the one way in which events take up the scope they are made in, `span`, and `capture_exception`. What
+does not: the decorator (trace.py), and what becomes of an event once the hub has it.
+
+Two rules hold for all of it. Nothing is ever raised into the program, and an error that passes through leaves as it
+came. And nothing of an error is kept but words: an exception kept is a traceback kept is every frame's locals kept.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import deque
+from collections.abc import Mapping
+from contextvars import Token
+from time import perf_counter_ns, time_ns
+from types import CodeType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+from streamll.context import SCOPE, Scope, current, leave
+from streamll.hub import hub
+from streamll.ids import new_event_id, new_execution_id, new_span_id
+from streamll.models import StreamllEvent
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+MESSAGE_BOUND = 2000
+"""Characters of an error's message that are kept."""
+
+STACK_BOUND = 50
+"""Frames of an error's traceback that are kept: those nearest to where it was raised."""
+
+# The ways in which asyncio and trio end a task, by name, so that neither has to be imported to know them.
+_CANCELLATIONS = frozenset({"CancelledError", "Cancelled"})
+
+_forks = 0
+
+
+def event_here(
+    event_type: str,
+    data: Any = None,
+    *,
+    operation: str = "",
+    level: str = "",
+    module_name: str = "",
+    method_name: str = "",
+    tags: list[Any] | dict[str, Any] | None = None,
+) -> StreamllEvent | None:
+    """Build an event that belongs to the scope of now.
+
+    Args:
+        event_type, operation, level, module_name, method_name, tags: As in `StreamllEvent`.
+        data: A mapping, which is copied, over the bound attributes; what is none goes under the key "data".
+
+    Returns:
+        The event; None where events are cut off.
+    """
+    scope = SCOPE.get()
+    if scope.instead is not None:
+        scope = current()
+    if scope.muted:
+        return None
+    if type(data) is not dict:  # an abstract class takes its time to answer
+        if data is None:
+            data = {}
+        elif not isinstance(data, Mapping):
+            data = {"data": data}
+    return StreamllEvent(
+        event_type=event_type,
+        event_id=new_event_id(),
+        execution_id=scope.execution_id,
+        span_id=scope.span_id,
+        parent_span_id=scope.parent_span_id,
+        timestamp=time_ns(),
+        module_name=module_name,
+        method_name=method_name,
+        operation=operation,
+        level=level,
+        data={**scope.attributes, **data},
+        tags=[] if tags is None else tags,
+    )
+
+
+def hand_over(event: StreamllEvent) -> bool:
+    """Give an event to the hub from a place that must not raise; True when any sink accepted it.
+
+    The one error to expect is a full buffer whose strategy is `raise_error`: the sink has counted that refusal, and it
+    is for `emit` to raise it, not for the end of a span, where it would take the place of the program's own error.
+    """
+    try:
+        return hub.dispatch(event)
+    except Exception:
+        return False
+
+
+def describe_error(error: BaseException) -> dict[str, Any]:
+    """Put an error into words: its type's qualified name, and its message, bounded."""
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        message = str(error)
+    except Exception:
+        message = f"<the __str__ of {kind.__name__} raised>"
+    if len(message) > MESSAGE_BOUND:
+        message = message[:MESSAGE_BOUND] + "..."
+    return {"type": name, "message": message}
+
+
+class Span:
+    """A piece of work with a beginning and an end: `with streamll.span("retrieve", k=5) as span:`, or `async with`.
+
+    It makes one event, when it ends: event_type "span", the start as its timestamp, the attributes and `duration_ns`
+    (monotonic) as its data. An error that ends the span is described under `error` in the data, makes the level
+    "error", and goes on untouched. A cancelled task (`cancelled: true`) or a closed generator (`closed: true`) is not
+    an error. What is emitted inside belongs to the span; spans inside are its children, also in asyncio tasks that
+    are created inside. A span outside of any execution begins one.
+
+    Once ended it may be entered anew, as a new span. While nothing is configured to receive events, it does nothing.
+
+    Args:
+        operation: The name that a person would look for.
+        **attributes: Whatever is known at the start, under any name.
+    """
+
+    __slots__ = ("_announced", "_attributes", "_began", "_forks", "_operation", "_scope", "_timestamp", "_token")
+
+    _module_name = ""
+    _method_name = ""
+
+    def __init__(self, operation: str, /, **attributes: Any) -> None:
+        self._operation = operation
+        self._attributes = attributes
+        self._announced = False
+        self._scope: Scope | None = None
+        self._token: Token[Scope] | None = None
+
+    @property
+    def span_id(self) -> str:
+        """The span's id: 16 hex digits; empty before the span is entered, and when nothing is recorded."""
+        return "" if self._scope is None else self._scope.span_id
+
+    @property
+    def execution_id(self) -> str:
+        """The id of the execution it belongs to; empty before the span is entered, and when nothing is recorded."""
+        return "" if self._scope is None else self._scope.execution_id
+
+    def announce(self) -> Self:
+        """Make an event at the start too, of event_type "span_start": `with streamll.span("index").announce():`."""
+        self._announced = True
+        return self
+
+    def set(self, /, **attributes: Any) -> None:
+        """Add or replace attributes; those set after the end are not seen any more."""
+        self._attributes.update(attributes)
+
+    def event(self, name: str, /, **data: Any) -> None:
+        """Emit an event that belongs to this span, wherever it is called.
+
+        Args:
+            name: The event's type.
+            **data: What is known about it.
+        """
+        if not hub.active:
+            return
+        event = event_here(name, data, operation=self._operation)
+        if event is None:
+            return
+        scope = self._scope
+        if scope is not None:
+            event.execution_id = scope.execution_id
+            event.span_id = scope.span_id
+            event.parent_span_id = scope.parent_span_id
+        hand_over(event)
+
+    def __enter__(self) -> Self:
+        if hub.active and self._token is None:
+            scope = self._begin()
+            if scope is not None:
+                self._token = SCOPE.set(scope)
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        token = self._token
+        if token is None or self._scope is None:
+            return
+        ended = perf_counter_ns()
+        self._token = None
+        leave(self._scope, token)
+        self._end(ended, exc)
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.__exit__(exc_type, exc, traceback)
+
+    def _begin(self) -> Scope | None:
+        """Start the clock, and return the scope to run in; None where events are cut off."""
+        outer = SCOPE.get()
+        if outer.instead is not None:
+            outer = current()
+        if outer.muted:
+            return None
+        self._scope = scope = Scope(
+            outer.execution_id or new_execution_id(),
+            new_span_id(),
+            outer.span_id,
+            outer.attributes,
+            False,
+            outer.trace_flags,
+            outer.trace_state,
+        )
+        self._forks = _forks
+        self._timestamp = time_ns()
+        if self._announced:
+            hand_over(self._event(scope, "span_start", "info", {**scope.attributes, **self._attributes}))
+        self._began = perf_counter_ns()
+        return scope
+
+    def _end(self, ended: int, error: BaseException | None) -> None:
+        """Report the span, begun by `_begin`; its scope is not current any more.
+
+        Args:
+            ended: When, by `perf_counter_ns`.
+            error: What ended it, if anything did.
+        """
+        scope = self._scope
+        if scope is None or not hub.active or self._forks != _forks:
+            return  # a fork copies open spans; they are the parent's to report
+        try:
+            data = {**scope.attributes, **self._attributes, "duration_ns": ended - self._began}
+            level = "info" if error is None else _outcome(error, data)
+            hub.dispatch(self._event(scope, "span", level, data))
+        except Exception:  # noqa: S110  # as in `hand_over`, or a stack too full for these calls
+            pass
+
+    def _event(self, scope: Scope, event_type: str, level: str, data: dict[str, Any]) -> StreamllEvent:
+        return StreamllEvent(
+            event_type=event_type,
+            event_id=new_event_id(),
+            execution_id=scope.execution_id,
+            span_id=scope.span_id,
+            parent_span_id=scope.parent_span_id,
+            timestamp=self._timestamp,
+            module_name=self._module_name,
+            method_name=self._method_name,
+            operation=self._operation,
+            level=level,
+            data=data,
+        )
+
+
+span = Span
+
+
+def _outcome(error: BaseException, data: dict[str, Any]) -> str:
+    """Put into a span's data how it ended; returns the level of that."""
+    if isinstance(error, GeneratorExit):
+        data["closed"] = True
+        return "info"
+    if not isinstance(error, Exception) and any(kind.__name__ in _CANCELLATIONS for kind in type(error).__mro__):
+        data["cancelled"] = True
+        return "info"
+    data["error"] = describe_error(error)
+    return "error"
+
+
+def capture_exception(error: BaseException | None = None, /, **data: Any) -> str | None:
+    """Emit an error as an event: event_type "error", with type, message and stack under `error` in its data.
+
+    Args:
+        error: The error; the one that is being handled when None.
+        **data: What else is known about it.
+
+    Returns:
+        The event's id; None when there is no error, or when no sink accepted the event.
+
+    Example:
+        try:
+            answer(question)
+        except ModelError:
+            streamll.capture_exception(question=question)
+            raise
+    """
+    if not hub.active:
+        return None
+    if error is None:
+        error = sys.exc_info()[1]
+        if error is None:
+            return None
+    stack, module_name, method_name = _describe_stack(getattr(error, "__traceback__", None))
+    event = event_here(
+        "error",
+        {**data, "error": {**describe_error(error), "stack": stack}},
+        level="error",
+        module_name=module_name,
+        method_name=method_name,
+    )
+    return event.event_id if event is not None and hand_over(event) else None
+
+
+def _describe_stack(traceback: TracebackType | None) -> tuple[list[str], str, str]:
+    """Put a traceback into words: "file:line in function" for each frame, and the module and function that raised."""
+    kept: deque[TracebackType] = deque(maxlen=STACK_BOUND)
+    depth = 0
+    while traceback is not None:
+        kept.append(traceback)
+        depth += 1
+        traceback = traceback.tb_next
+    if not kept:
+        return [], "", ""
+    stack = [f"({depth - len(kept)} outer frames left out)"] if depth > len(kept) else []
+    for entry in kept:
+        code = entry.tb_frame.f_code
+        stack.append(f"{code.co_filename}:{entry.tb_lineno} in {_name_of(code)}")
+    raised_in = kept[-1].tb_frame
+    module_name = raised_in.f_globals.get("__name__")
+    return stack, module_name if isinstance(module_name, str) else "", _name_of(raised_in.f_code)
+
+
+def _name_of(code: CodeType) -> str:
+    name: str = getattr(code, "co_qualname", code.co_name)  # Python 3.11 and later know the qualified name
+    return name
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_count_fork)

@@ -1,0 +1,265 @@
+"""The decorator: a span around each run of a function, coroutine, generator or async generator.
+
+What belongs here: wrapping, so that a wrapped callable is in all else what it was: its signature, its kind, the errors
+it raises, the values it is sent. What does not: what a span records (spans.py).
+
+A generator's span covers its run from the first step to the last, and is current only while its body runs: what its
+consumer does between two steps is not part of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Callable
+from contextvars import Token
+from time import perf_counter_ns
+from typing import Any, TypeVar, overload
+
+from streamll.context import SCOPE, Scope
+from streamll.hub import hub
+from streamll.spans import Span
+
+F = TypeVar("F", bound="Callable[..., Any] | classmethod[Any, Any, Any] | staticmethod[Any, Any]")
+
+
+@overload
+def trace(
+    function: F, /, *, operation: str = ..., capture_args: bool = ..., announce: bool = ..., **attributes: Any
+) -> F: ...
+
+
+@overload
+def trace(
+    operation: str, /, *, capture_args: bool = ..., announce: bool = ..., **attributes: Any
+) -> Callable[[F], F]: ...
+
+
+@overload
+def trace(
+    *, operation: str = ..., capture_args: bool = ..., announce: bool = ..., **attributes: Any
+) -> Callable[[F], F]: ...
+
+
+def trace(
+    function: Any = None,
+    /,
+    *,
+    operation: str = "",
+    capture_args: bool = False,
+    announce: bool = False,
+    **attributes: Any,
+) -> Any:
+    """Record a span for each run of a function: `@streamll.trace`, `@streamll.trace("answer", model="small")`.
+
+    It serves functions, coroutine functions, generators, async generators, methods, class and static methods (in either
+    order of the decorators) and callable objects. The span ends when the function returns, when the coroutine is done,
+    when the generator is exhausted or closed; a generator's span counts its `items`. A function that returns an
+    awaitable without being a coroutine function is timed until it returns. The event's `module_name` and `method_name`
+    are the function's.
+
+    Args:
+        function: What to wrap, or the operation's name.
+        operation: The name that a person would look for; the function's qualified name when empty.
+        capture_args: Put the call's arguments under `arguments` in the span's data, by name, as they are when the span
+            ends; without the defaults that were not given, `self` and `cls`.
+        announce: Make an event at the start too, of event_type "span_start".
+        **attributes: Attributes of each span, under any other name.
+
+    Raises:
+        TypeError: When what is decorated is a class or cannot be called.
+    """
+    if isinstance(function, str):
+        operation, function = function, None
+
+    def decorate(target: Any) -> Any:
+        return _wrap(target, operation, capture_args, announce, attributes)
+
+    return decorate if function is None else decorate(function)
+
+
+def _wrap(target: Any, operation: str, capture_args: bool, announce: bool, attributes: dict[str, Any]) -> Any:
+    if isinstance(target, (classmethod, staticmethod)):
+        return type(target)(_wrap(target.__func__, operation, capture_args, announce, attributes))
+    if isinstance(target, type) or not callable(target):
+        kind = f"the class {target.__name__}" if isinstance(target, type) else f"a {type(target).__name__}"
+        raise TypeError(f"streamll.trace decorates functions and methods, not {kind}")
+    call = _Call(target, operation, capture_args, announce, attributes)
+    if inspect.iscoroutinefunction(call.body):
+        wrapper = _around_coroutine(target, call)
+    elif inspect.isasyncgenfunction(call.body):
+        wrapper = _around_async_generator(target, call)
+    elif inspect.isgeneratorfunction(call.body):
+        wrapper = _around_generator(target, call)
+        if call.body.__code__.co_flags & inspect.CO_ITERABLE_COROUTINE:
+            wrapper = types.coroutine(wrapper)
+    else:
+        wrapper = _around_function(target, call)
+    functools.update_wrapper(wrapper, target)
+    return wrapper
+
+
+class _Call:
+    """What is the same for every run of one decorated callable."""
+
+    __slots__ = ("_announce", "_attributes", "_parameters", "body", "method_name", "module_name", "operation")
+
+    def __init__(
+        self, target: Any, operation: str, capture_args: bool, announce: bool, attributes: dict[str, Any]
+    ) -> None:
+        named = target
+        while isinstance(named, functools.partial):
+            named = named.func
+        self.body: Any = named
+        """The function that runs; its kind is the callable's."""
+        if not hasattr(named, "__qualname__"):  # an object with a `__call__`
+            named = type(named)
+            self.body = named.__call__
+        self.module_name: str = getattr(named, "__module__", None) or ""
+        self.method_name: str = named.__qualname__
+        self.operation = operation or self.method_name
+        self._announce = announce
+        self._attributes = attributes
+        self._parameters = _positional(target) if capture_args else None
+
+    def span(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Span:
+        """The span of one run, not begun yet."""
+        span = _CallSpan(self)
+        span.set(**self._attributes)
+        if self._parameters is not None:
+            arguments = dict(zip(self._parameters, args, strict=False))
+            if len(args) > len(self._parameters):
+                arguments["*"] = args[len(self._parameters) :]
+            arguments.update(kwargs)
+            if self._parameters[:1] in (["self"], ["cls"]):
+                arguments.pop(self._parameters[0], None)
+            span.set(arguments=arguments)
+        return span.announce() if self._announce else span
+
+
+def _positional(target: Any) -> list[str]:
+    """The names of the parameters that can be given by position."""
+    try:
+        parameters = inspect.signature(target).parameters.values()
+    except (TypeError, ValueError):  # some of those written in C have none
+        return []
+    return [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+
+
+class _CallSpan(Span):
+    """A span that knows whose run it is."""
+
+    __slots__ = ("_method_name", "_module_name")
+
+    def __init__(self, call: _Call) -> None:
+        super().__init__(call.operation)
+        self._module_name = call.module_name
+        self._method_name = call.method_name
+
+
+def _around_function(function: Callable[..., Any], call: _Call) -> Callable[..., Any]:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if not hub.active:
+            return function(*args, **kwargs)
+        with call.span(args, kwargs):
+            return function(*args, **kwargs)
+
+    return wrapper
+
+
+def _around_coroutine(function: Callable[..., Any], call: _Call) -> Callable[..., Any]:
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if not hub.active:
+            return await function(*args, **kwargs)
+        with call.span(args, kwargs):
+            return await function(*args, **kwargs)
+
+    return wrapper
+
+
+class _Steps:
+    """The run of a generator, step by step: makes the span's scope current for each step, and reports the span."""
+
+    __slots__ = ("_inside", "_span", "_token", "items")
+
+    def __init__(self, call: _Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.items = 0
+        self._token: Token[Scope] | None = None
+        self._inside: Scope | None = None
+        if hub.active:
+            self._span = call.span(args, kwargs)
+            self._inside = self._span._begin()
+
+    def __enter__(self) -> _Steps:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if self._inside is not None:
+            ended = perf_counter_ns()
+            self._span.set(items=self.items)
+            self._span._end(ended, error)
+
+    def resume(self) -> None:
+        """Before a step: go on in the scope that the last one left off in, such as within a block of the body's own."""
+        if self._inside is not None:
+            self._token = SCOPE.set(self._inside)
+
+    def suspend(self) -> None:
+        """After a step: put the consumer's scope back."""
+        token, self._token = self._token, None
+        if token is not None:
+            inside = SCOPE.get()
+            try:
+                SCOPE.reset(token)
+            except ValueError:
+                return  # an abandoned step is being closed, in the context of whoever collects the garbage
+            self._inside = inside
+
+
+def _around_generator(function: Callable[..., Any], call: _Call) -> Callable[..., Any]:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        generator = function(*args, **kwargs)
+        sent: Any = None
+        thrown: BaseException | None = None
+        with _Steps(call, args, kwargs) as steps:
+            while True:
+                steps.resume()
+                try:
+                    item = [generator.send(sent) if thrown is None else generator.throw(thrown)]
+                except StopIteration as stop:
+                    return stop.value
+                finally:
+                    sent = thrown = None  # an error that leaves here would hold this frame, and this frame the error
+                    steps.suspend()
+                steps.items += 1
+                try:
+                    sent = yield item.pop()  # so that it is the consumer's alone
+                except BaseException as error:
+                    thrown = error
+
+    return wrapper
+
+
+def _around_async_generator(function: Callable[..., Any], call: _Call) -> Callable[..., Any]:
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        generator = function(*args, **kwargs)
+        sent: Any = None
+        thrown: BaseException | None = None
+        with _Steps(call, args, kwargs) as steps:
+            while True:
+                steps.resume()
+                try:
+                    item = [await (generator.asend(sent) if thrown is None else generator.athrow(thrown))]
+                except StopAsyncIteration:
+                    return
+                finally:
+                    sent = thrown = None
+                    steps.suspend()
+                steps.items += 1
+                try:
+                    sent = yield item.pop()
+                except BaseException as error:
+                    thrown = error
+
+    return wrapper
