@@ -207,15 +207,12 @@ class _Walk:
     def moment(self, value: datetime) -> Any:
         """A `datetime` or a subclass's value, read through the base class; a foreign time zone's code is not called."""
         self.budget -= 12
-        date_parts = [field.__get__(value) for field in (datetime.year, datetime.month, datetime.day)]
-        clock = [field.__get__(value) for field in (datetime.hour, datetime.minute, datetime.second)]
+        year, month, day = [field.__get__(value) for field in (datetime.year, datetime.month, datetime.day)]
+        hour, minute, second = [field.__get__(value) for field in (datetime.hour, datetime.minute, datetime.second)]
+        micro, fold = datetime.microsecond.__get__(value), datetime.fold.__get__(value)
         zone = datetime.tzinfo.__get__(value)
         known = zone is None or type(zone) in (timezone, ZoneInfo)
-        plain = datetime.combine(
-            date(*date_parts),
-            time(*clock, microsecond=datetime.microsecond.__get__(value), fold=datetime.fold.__get__(value)),
-            zone if known else None,
-        )
+        plain = datetime(year, month, day, hour, minute, second, micro, zone if known else None, fold=fold)
         if known:
             return plain
         self.stand_ins += 1

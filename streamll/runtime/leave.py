@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Protocol
 from weakref import WeakSet
 
@@ -36,16 +36,15 @@ def stop_at_exit(sink: Stoppable) -> None:
     _running.add(sink)
 
 
-def stop_together(sinks: Sequence[Stoppable], timeout: float | None) -> None:
+def stop_together(timeouts: Mapping[Stoppable, float]) -> None:
     """Stop several sinks at the same time, so that a dead one takes nothing of the others' time.
 
     Args:
-        sinks: The sinks.
-        timeout: Seconds for all of them; None: to each its own exit_timeout.
+        timeouts: Each sink, and the seconds that its drain may take.
     """
-    for sink in sinks:
-        sink.begin_stop(sink.exit_timeout if timeout is None else timeout)
-    for sink in sinks:
+    for sink, timeout in timeouts.items():
+        sink.begin_stop(timeout)
+    for sink in timeouts:
         sink.finish_stop()
 
 
@@ -53,7 +52,7 @@ def stop_together(sinks: Sequence[Stoppable], timeout: float | None) -> None:
 def _leave() -> None:
     sinks = list(_running)
     try:
-        stop_together(sinks, None)
+        stop_together({sink: sink.exit_timeout for sink in sinks})
         for sink in sinks:
             sink.say_what_is_lost()
     except KeyboardInterrupt:  # a second Ctrl-C: whoever presses it wants the end now

@@ -146,13 +146,19 @@ class Worker:
         Returns:
             Whether the fate of all of it is known.
         """
+        seq = self.request_flush()
+        if self._thread is None:
+            self._drive_inline(monotonic() + timeout)
+            timeout = 0
+        return self._buffer.wait_settled(seq, timeout)
+
+    def request_flush(self) -> int:
+        """Have what was accepted so far delivered at once, without waiting for it; returns the last number of it."""
         seq = self._buffer.last_seq
         self._flush_through = max(self._flush_through, seq)
         self._probe = True
         self._buffer.activity.set()
-        if self._thread is None:
-            self._drive_inline(monotonic() + timeout)
-        return self._buffer.wait_settled(seq, timeout if self._thread is not None else 0)
+        return seq
 
     def begin_stop(self, timeout: float) -> None:
         """Accept nothing more, and deliver what there is until the deadline; returns at once."""

@@ -309,6 +309,11 @@ class Sink:
             return True
         return self._worker.flush(self.options.flush_timeout if timeout is None else max(0.0, timeout))
 
+    def request_flush(self) -> None:
+        """Start what `flush` waits for, and return at once."""
+        if self._phase is not Phase.NEW:
+            self._worker.request_flush()
+
     async def aflush(self, timeout: float | None = None) -> bool:
         """`flush` without blocking the event loop."""
         return await asyncio.get_running_loop().run_in_executor(None, partial(self.flush, timeout))

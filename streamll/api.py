@@ -1,0 +1,331 @@
+"""The process's one configured set of sinks: configure(), emit(), flush(), stats(), shutdown().
+
+What belongs here: the one place of global state, and what acts on it. What does not: how a sink works (sinks), or what
+spans and monitors make (they hand their events to the hub, which this fills).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlsplit
+
+from streamll.errors import BufferFullError, ConfigurationError
+from streamll.hub import hub
+from streamll.options import FALSE_WORDS, TRUE_WORDS, BeforeSend, PipelineOptions, SinkOptions
+from streamll.pipeline import Pipeline, PipelineStats
+from streamll.runtime.leave import stop_together
+from streamll.spans import event_here
+
+if TYPE_CHECKING:
+    from streamll.models import Record, StreamllEvent
+    from streamll.sinks.base import Sink, SinkStats
+
+log = logging.getLogger("streamll")
+
+# A comma also stands between the hosts of one URL, so only one with a scheme behind it separates two.
+_BETWEEN_URLS = re.compile(r"\s*,\s*(?=[A-Za-z][A-Za-z0-9+.-]*:)")
+
+
+@dataclass(frozen=True)
+class Stats:
+    """The numbers of the whole configuration.
+
+    Attributes:
+        sinks: Each sink's numbers, by its name.
+        pipeline: What was done to events before they were handed to sinks.
+    """
+
+    sinks: Mapping[str, SinkStats] = field(default_factory=dict)
+    pipeline: PipelineStats = field(default_factory=PipelineStats)
+
+    @property
+    def balanced(self) -> bool:
+        """Whether, in every sink, each event that was offered is in exactly one counted place."""
+        return all(sink.balanced for sink in self.sinks.values())
+
+
+class Route:
+    """One configuration: a pipeline, and the sinks behind it."""
+
+    def __init__(self, pipeline: Pipeline, sinks: Sequence[Sink]) -> None:
+        self.pipeline = pipeline
+        self.sinks = tuple(sinks)
+
+    def dispatch(self, event: StreamllEvent) -> bool:
+        """Hand an event to every sink that wants it, encoded once for each encoding; true when any accepted it.
+
+        Raises:
+            BufferFullError: A sink whose strategy is `raise_error` is full; the others have been offered the event.
+        """
+        full: BufferFullError | None = None
+        accepted = False
+        try:
+            prepared = self.pipeline.prepare(event)
+            if prepared is None:
+                return False
+            records: dict[str, Record] = {}
+            for sink in self.sinks:
+                if not sink.wants(prepared):
+                    continue
+                record = records.get(sink.content_type)
+                if record is None:
+                    record = self.pipeline.encode(prepared, sink.content_type)
+                    records[sink.content_type] = record
+                try:
+                    accepted = sink.handle_record(record) or accepted
+                except BufferFullError as error:
+                    full = error
+        except Exception as error:  # whatever it is, the host is not to be hurt by it
+            self.pipeline.tally.add("internal_errors")
+            log.debug("an event was lost to an internal error", exc_info=error)
+            return False
+        if full is not None:
+            raise full
+        return accepted
+
+
+_route: Route | None = None
+_configuring = threading.Lock()
+_said_unconfigured = False
+
+
+def configure(
+    sinks: Iterable[str | Sink] | str | None = None,
+    *,
+    before_send: Iterable[BeforeSend] = (),
+    enabled: bool | None = None,
+    environ: Mapping[str, str] | None = None,
+    **options: Any,
+) -> None:
+    """Say where the process's events go. It returns at once: connections are made by the sinks' own threads.
+
+    Called again, it builds the new sinks, sends events to them from then on, and then drains the old ones.
+
+    Args:
+        sinks: URLs or sinks. Default: the URLs in STREAMLL_SINKS, separated by commas.
+        before_send: Functions from event to event, or to None to drop it; in order, before redaction.
+        enabled: False turns everything into a no-op. Default: STREAMLL_ENABLED, else true.
+        environ: The environment to read; default: that of the process.
+        **options: Options of the pipeline, and of every sink that is given as a URL which does not set them itself. Each
+            may also be set as STREAMLL_ and its name in capitals; what is given here wins. docs/options.md lists them.
+
+    Raises:
+        ConfigurationError: When something cannot be used; nothing has changed then.
+    """
+    global _route
+    env = os.environ if environ is None else environ
+    if _is_set(env, "STREAMLL_DEBUG"):
+        _log_to_stderr()
+    if enabled is None:
+        enabled = not env.get("STREAMLL_ENABLED") or _is_set(env, "STREAMLL_ENABLED")
+    before = list(before_send)
+    for function in before:
+        if not callable(function):
+            raise ConfigurationError(f"before_send: must be functions, not a {type(function).__name__}")
+    unknown = [name for name in options if name not in (*PipelineOptions.names(), *SinkOptions.names())]
+    if unknown:
+        allowed = ", ".join(sorted({*PipelineOptions.names(), *SinkOptions.names()}))
+        raise ConfigurationError(f"unknown option {unknown[0]!r}; the options are: {allowed}")
+    given = {**PipelineOptions.from_env(env), **SinkOptions.from_env(env), **options}
+    pipeline = Pipeline(_only(PipelineOptions, given), before, env)
+    shared = _only(SinkOptions, given)  # validated even when no sink uses them
+    made = _make_sinks(sinks, env, {name: given[name] for name in shared.names() if name in given}) if enabled else []
+    if enabled and not made and sinks is None:
+        log.warning("configure() found no sink: STREAMLL_SINKS is not set; events go nowhere")
+    for sink in made:
+        sink.pipeline = pipeline
+    with _configuring:
+        old = _route
+        _route = Route(pipeline, made)
+        if made:
+            hub.fill(_route.dispatch)
+        else:
+            hub.empty()
+    if old is not None:
+        kept = set(made)
+        stop_together({sink: sink.options.stop_timeout for sink in old.sinks if sink not in kept})
+
+
+def emit(
+    event_type: str,
+    *,
+    operation: str = "",
+    data: Any = None,
+    level: str = "",
+    tags: list[Any] | dict[str, Any] | None = None,
+    module_name: str = "",
+    method_name: str = "",
+) -> bool:
+    """Emit an event, which belongs to the current execution and span.
+
+    It does no I/O, never waits and never raises, unless an overflow strategy was chosen that does.
+
+    Args:
+        event_type: What kind of thing happened.
+        operation: The name that a person would look for.
+        data: What else is known, by name. It is read before this returns, and not changed.
+        level: "debug", "info", "warning", "error" or "critical".
+        tags: Labels, as a list or a map.
+        module_name, method_name: What code it is about.
+
+    Returns:
+        Whether any sink accepted it.
+
+    Raises:
+        BufferFullError: Only with `buffer_overflow_strategy="raise_error"`.
+    """
+    if not hub.active:
+        if not _said_unconfigured:
+            _say_unconfigured()
+        return False
+    event = event_here(
+        event_type,
+        data,
+        operation=operation,
+        level=level,
+        tags=tags,
+        module_name=module_name,
+        method_name=method_name,
+    )
+    return event is not None and hub.dispatch(event)
+
+
+def emit_event(event: StreamllEvent) -> bool:
+    """Emit an event that was built elsewhere, to every configured sink; it is not changed.
+
+    Returns:
+        Whether any sink accepted it.
+    """
+    from copy import copy
+
+    return hub.active and hub.dispatch(copy(event))
+
+
+def flush(timeout: float | None = None) -> bool:
+    """Deliver everything emitted before this call.
+
+    Args:
+        timeout: Seconds for all sinks together; default: the longest flush_timeout among them.
+
+    Returns:
+        True when it is all delivered, dead-lettered or dropped; False at the deadline.
+    """
+    sinks = _route.sinks if _route is not None else ()
+    if timeout is None:
+        timeout = max((sink.options.flush_timeout for sink in sinks), default=0.0)
+    deadline = monotonic() + timeout
+    for sink in sinks:
+        sink.request_flush()
+    return all([sink.flush(max(0.0, deadline - monotonic())) for sink in sinks])
+
+
+async def aflush(timeout: float | None = None) -> bool:
+    """`flush` without blocking the event loop."""
+    return await asyncio.get_running_loop().run_in_executor(None, partial(flush, timeout))
+
+
+def stats() -> Stats:
+    """Return the numbers of every sink, and whether they balance."""
+    route = _route
+    if route is None:
+        return Stats()
+    return Stats({sink.name: sink.stats() for sink in route.sinks}, route.pipeline.stats())
+
+
+def sinks() -> tuple[Sink, ...]:
+    """Return the configured sinks."""
+    return _route.sinks if _route is not None else ()
+
+
+def shutdown(timeout: float | None = None) -> Stats:
+    """Stop all sinks: deliver what there is until the deadline. Afterwards `emit` is a no-op, until `configure`.
+
+    The interpreter's exit does the same by itself, within each sink's exit_timeout.
+
+    Args:
+        timeout: Seconds for all sinks together; default: each one's stop_timeout.
+
+    Returns:
+        The last numbers; `stats()` goes on to return them.
+    """
+    with _configuring:
+        hub.empty()
+        route = _route
+    if route is not None:
+        stop_together({sink: sink.options.stop_timeout if timeout is None else timeout for sink in route.sinks})
+    return stats()
+
+
+async def ashutdown(timeout: float | None = None) -> Stats:
+    """`shutdown` without blocking the event loop."""
+    return await asyncio.get_running_loop().run_in_executor(None, partial(shutdown, timeout))
+
+
+def _only(kind: type[Any], given: Mapping[str, Any]) -> Any:
+    values = {name: value for name, value in given.items() if name in kind.names()}
+    for name in ("redact_keys", "keep_keys"):
+        if isinstance(values.get(name), (list, tuple, set, frozenset)):
+            values[name] = ",".join(values[name])
+    return kind.from_mapping(values)
+
+
+def _make_sinks(
+    sinks: Iterable[str | Sink] | str | None, env: Mapping[str, str], shared: Mapping[str, Any]
+) -> list[Sink]:
+    from streamll.registry import make_sink
+    from streamll.sinks.base import Sink
+
+    if sinks is None:
+        sinks = env.get("STREAMLL_SINKS", "")
+    if isinstance(sinks, str):
+        sinks = [url for url in _BETWEEN_URLS.split(sinks.strip()) if url]
+    if isinstance(sinks, Sink) or not isinstance(sinks, Iterable):
+        raise ConfigurationError('sinks: must be a list of URLs or sinks, such as ["redis://localhost:6379/0"]')
+    made: list[Sink] = []
+    names: set[str] = set()
+    for given in sinks:
+        if isinstance(given, str):
+            in_url = {name for name, _ in parse_qsl(urlsplit(given).query, keep_blank_values=True)}
+            sink = make_sink(given, **{name: value for name, value in shared.items() if name not in in_url})
+        elif isinstance(given, Sink):
+            sink = given
+        else:
+            raise ConfigurationError(f"sinks: must be URLs or sinks, not a {type(given).__name__}")
+        base, n = sink.name, 1
+        while sink.name in names:
+            n += 1
+            sink.name = f"{base}-{n}"
+        names.add(sink.name)
+        made.append(sink)
+    return made
+
+
+def _is_set(env: Mapping[str, str], name: str) -> bool:
+    word = env.get(name, "").strip().lower()
+    if word and word not in TRUE_WORDS and word not in FALSE_WORDS:
+        raise ConfigurationError(f"{name}={word!r}: must be 1 or 0")
+    return word in TRUE_WORDS
+
+
+def _log_to_stderr() -> None:
+    log.setLevel(logging.DEBUG)
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(threadName)s: %(message)s"))
+        log.addHandler(handler)
+
+
+def _say_unconfigured() -> None:
+    global _said_unconfigured
+    _said_unconfigured = True
+    if _route is None and os.environ.get("STREAMLL_ENABLED", "").strip().lower() not in FALSE_WORDS:
+        log.warning("emit() was called before configure(): events go nowhere until then")
