@@ -63,7 +63,32 @@ _HOMES = {
     "trace": "trace",
 }
 
-__all__ = [*_HOMES, "__version__"]
+__all__ = [
+    "BufferFullError",
+    "CircuitBreaker",
+    "ConfigurationError",
+    "LifecycleError",
+    "Stats",
+    "StreamllError",
+    "StreamllEvent",
+    "__version__",
+    "aflush",
+    "ashutdown",
+    "bind",
+    "bind_context",
+    "capture_exception",
+    "configure",
+    "emit",
+    "emit_event",
+    "execution",
+    "extract",
+    "flush",
+    "inject",
+    "shutdown",
+    "span",
+    "stats",
+    "trace",
+]
 
 
 def __getattr__(name: str) -> Any:

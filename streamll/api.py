@@ -225,7 +225,8 @@ def flush(timeout: float | None = None) -> bool:
     deadline = monotonic() + timeout
     for sink in sinks:
         sink.request_flush()
-    return all([sink.flush(max(0.0, deadline - monotonic())) for sink in sinks])
+    flushed = [sink.flush(max(0.0, deadline - monotonic())) for sink in sinks]
+    return all(flushed)
 
 
 async def aflush(timeout: float | None = None) -> bool:
