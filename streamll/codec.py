@@ -3,7 +3,7 @@
 What belongs here: the two encodings and their reading. What does not: making values encodable (values.py).
 
 Writing is msgspec's (it is the hot path). Reading MessagePack is msgpack's: bytes from a broker may be hostile, and
-msgpack bounds every length they claim by the bytes that are really there, before it allocates.
+msgpack documents that it bounds every length they claim by the bytes that are really there.
 """
 
 from __future__ import annotations
