@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from streamll.context import Block, Scope, current, execution
 from streamll.ids import new_span_id
@@ -34,7 +34,15 @@ _KNOWN_FLAGS = 0x03
 """Sampled, and random trace id (level 2); whoever writes a version 00 header must not pass on the others."""
 
 
-def inject(carrier: Carrier) -> Carrier:
+@overload
+def inject(carrier: dict[str, str]) -> dict[str, str]: ...
+
+
+@overload
+def inject(carrier: Carrier) -> Carrier: ...
+
+
+def inject(carrier: Any) -> Any:
     """Put the present execution and span into headers, for another process to `extract`.
 
     Writes `traceparent`, and `tracestate` when one came in with the execution. Outside of any span, the parent named is
