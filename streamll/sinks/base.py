@@ -15,6 +15,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import parse_qsl
 
 from streamll.codec import CONTENT_TYPES
 from streamll.delivery.circuit import CircuitChange, CircuitState
@@ -203,6 +204,24 @@ class Sink:
         own = {name: value for name, value in options.items() if name not in common}
         shared = {name: value for name, value in options.items() if name in common}
         return cls.own_options.from_mapping(own, also=common), SinkOptions.from_mapping(shared)
+
+    @classmethod
+    def query_options(cls, query: str) -> dict[str, str]:
+        """Read the query of a URL, such as `buffer_size=500&encoding=json`, as options of this sink and its name.
+
+        Raises:
+            ConfigurationError: When a name is unknown or given twice.
+        """
+        allowed = {*cls.own_options.names(), *SinkOptions.names(), "name"}
+        found: dict[str, str] = {}
+        for name, value in parse_qsl(query, keep_blank_values=True):
+            if name not in allowed:
+                known = ", ".join(sorted(allowed))
+                raise ConfigurationError(f"{cls.scheme} URL: unknown option {name!r}; the options are: {known}")
+            if name in found:
+                raise ConfigurationError(f"{cls.scheme} URL: the option {name} is given twice")
+            found[name] = value
+        return found
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
