@@ -1,0 +1,334 @@
+"""The two ways to append a batch so that each entry is in the stream once, however often the batch is sent.
+
+Both keep, for each producer, the highest number that is in the stream, move it in the same step as they append, and
+leave out what is not above it.
+
+- `ScriptFence`: a script does all of it on the server. The entries of one write go in chunks, each one step: a chunk
+  names the number that must precede it, so none gets in when the one before it did not.
+- `TransactionFence`: for servers where scripts are not permitted. WATCH and GET of the fence, then a transaction that
+  appends what is above it and sets it. Whichever copy of a batch comes second finds the fence touched, and its EXEC
+  does nothing. Each write re-arms WATCH behind its EXEC, so a batch is one round trip here too.
+
+Copies under way of one kind are harmless to the other: a script looks at the fence when it runs, and what it does to
+the fence makes the EXEC of a transaction fail.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from streamll.delivery.outcome import Failure
+from streamll.sinks.redis_connection import RedisConnection, Reply
+from streamll.sinks.redis_errors import Trouble, trouble_of
+from streamll.wire.redis import (
+    BEHIND,
+    STEP,
+    Argument,
+    Keys,
+    Trim,
+    fence_command,
+    script_command,
+    xadd_commands,
+)
+
+CHUNK = 500
+"""Entries that one run of the script appends at most: about a millisecond during which the server serves nobody else."""
+
+_STREAM_OR_NONE = (b"stream", b"none")
+
+_TRIES = 4
+"""Round trips within one batch, each for a reason of its own: script not known, state lost, fence touched."""
+
+
+@dataclass
+class Progress:
+    """How far a batch has come.
+
+    Attributes:
+        after: The number that must precede the next batch.
+        delivered: Positions in the batch that are in a stream.
+        rejected: Positions that can never be, with the reason.
+        lost: Events, at most, that the server had acknowledged and has no longer.
+        trouble: Why not all of it is delivered.
+    """
+
+    after: int
+    delivered: Set[int] = frozenset()
+    rejected: Mapping[int, str] = field(default_factory=dict)
+    lost: int = 0
+    trouble: Trouble | None = None
+
+
+class Fence(Protocol):
+    """A way to append a batch."""
+
+    def forget(self) -> None:
+        """A new connection: whatever was known of the old one's state holds no longer."""
+
+    def append(self, connection: RedisConnection, items: Sequence[Argument], after: int, deadline: float) -> Progress:
+        """Append a batch.
+
+        Args:
+            connection: Where to.
+            items: STEP arguments for each entry: number, bytes, reason; in the order of their numbers.
+            after: The highest number known to be in the stream.
+            deadline: When to give up, in monotonic seconds.
+        """
+
+
+@dataclass(frozen=True)
+class Target:
+    """What both ways need to know.
+
+    Attributes:
+        keys: The keys to write.
+        producer: The producer's id.
+        trim: How long the stream may get.
+        replicas: How many replicas must have a batch.
+    """
+
+    keys: Keys
+    producer: bytes
+    trim: Trim
+    replicas: int = 0
+
+    @property
+    def stream(self) -> str:
+        """The stream's key, for messages."""
+        return self.keys.stream.decode("utf-8", "backslashreplace")
+
+    def wait(self, deadline: float) -> tuple[Argument, ...]:
+        """The command that waits for the replicas, and answers a little before the deadline."""
+        left = max(0.0, deadline - time.monotonic())
+        return (b"WAIT", self.replicas, max(1, int(left * 900)))
+
+    def missing_replicas(self, reply: Reply) -> Trouble | None:
+        """What the answer to `wait` means."""
+        if isinstance(reply, Exception):
+            return trouble_of(reply, self.stream)
+        if reply >= self.replicas:
+            return None
+        text = f"only {reply} of {self.replicas} replicas have the batch (wait_replicas)"
+        return Trouble("NOREPLICAS", Failure.UNAVAILABLE, text)
+
+
+class ScriptFence:
+    """Appends by the script."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+
+    def forget(self) -> None:
+        """Nothing is known of a connection."""
+
+    def append(self, connection: RedisConnection, items: Sequence[Argument], after: int, deadline: float) -> Progress:
+        """See `Fence.append`."""
+        target = self._target
+        count = len(items) // STEP
+        progress = Progress(after)
+        base = after
+        done = 0
+        whole = False
+        for _ in range(_TRIES):
+            chunks = [items[place * STEP : (place + CHUNK) * STEP] for place in range(done, count, CHUNK)]
+            commands = []
+            before = progress.after
+            for chunk in chunks:
+                commands.append(
+                    script_command(target.keys, target.producer, before, target.trim, chunk, whole and not commands)
+                )
+                before = int(chunk[-STEP])
+            if target.replicas:
+                commands.append(target.wait(deadline))
+            replies, trouble = connection.exchange(commands, deadline)
+            again = False
+            for chunk, reply in zip(chunks, replies, strict=False):
+                if isinstance(reply, Exception):
+                    trouble = trouble_of(reply, target.stream)
+                    again = trouble.code == "NOSCRIPT" and not whole
+                    whole = True
+                    if trouble.code == "PROTOCOL":
+                        progress.rejected = {done + _longest(chunk): trouble.text}
+                    break
+                at, *why = reply
+                if not why:
+                    done += len(chunk) // STEP
+                    progress.after = int(chunk[-STEP])
+                elif why[0] == BEHIND:
+                    # Only the first chunk that does not get in is looked at, so this is not one behind a failed one.
+                    progress.lost += progress.after - at
+                    progress.after = base = at
+                    trouble = Trouble("BEHIND", Failure.UNAVAILABLE, "the server loses the fence again and again")
+                    again = True
+                    break
+                else:
+                    trouble = trouble_of(why[0], target.stream)
+                    done += sum(1 for seq in chunk[::STEP] if int(seq) <= at)
+                    progress.after = max(progress.after, at)
+                    break
+            if not again or connection.broken:
+                break
+        if trouble is None and target.replicas:
+            trouble = target.missing_replicas(replies[-1])
+            if trouble is not None:
+                # The batch is sent again, and then must not be missed as lost where only the primary had it.
+                return Progress(base, lost=progress.lost, trouble=trouble)
+        progress.delivered = frozenset(range(done))
+        progress.trouble = trouble
+        return progress
+
+
+class TransactionFence:
+    """Appends by a transaction guarded by WATCH on the fence.
+
+    A transaction is not undone when one of its commands fails, and would leave the fence above what is missing. Only
+    one thing makes an XADD fail after it was accepted: a key that is no stream. So the types are looked at each time
+    WATCH is armed; and where it happens in between, the fence is put back, and what it said is not believed.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._armed = False
+        self._stored = 0
+        self._takes_dead_letters = True
+        # A number that the fence must not be believed to have, and the one that is true instead.
+        self._disbelieved: tuple[int, int] | None = None
+
+    def forget(self) -> None:
+        """A new connection watches nothing."""
+        self._armed = False
+
+    def append(self, connection: RedisConnection, items: Sequence[Argument], after: int, deadline: float) -> Progress:
+        """See `Fence.append`."""
+        progress = Progress(after)
+        if not self._armed:
+            replies, trouble = connection.exchange(self._arming(), deadline)
+            progress.trouble = trouble or self._armed_by(connection, replies, after)
+            if progress.trouble is not None:
+                return progress
+        numbers = items[::STEP]
+        for _ in range(_TRIES):
+            if self._stored < progress.after:
+                progress.lost += progress.after - self._stored
+                progress.after = self._stored
+            done = bisect_right(numbers, self._stored)  # type: ignore[type-var]  # every third argument is a number
+            if not self._target.replicas:
+                progress.delivered = frozenset(range(done))
+                if done == len(numbers):
+                    progress.after = max(progress.after, int(numbers[-1]))
+                    return progress
+            if self._transact(connection, items[done * STEP :], deadline, done, progress):
+                return progress
+        text = "the fence changes again and again: does another process use this producer id?"
+        progress.trouble = Trouble("", Failure.UNAVAILABLE, text)
+        return progress
+
+    def _arming(self) -> list[tuple[Argument, ...]]:
+        keys = self._target.keys
+        return [(b"WATCH", keys.fence), (b"GET", keys.fence), (b"TYPE", keys.stream), (b"TYPE", keys.dead_letters)]
+
+    def _armed_by(self, connection: RedisConnection, replies: Sequence[Reply], after: int) -> Trouble | None:
+        """Take note of the answers to `_arming`."""
+        watched, stored, kind, other_kind = replies
+        for reply in (watched, stored):
+            if isinstance(reply, Exception):
+                connection.close()  # it may be inside a transaction that an old server did not end
+                return trouble_of(reply, self._target.stream)
+        self._stored = int(stored or 0)
+        # A user who may not ask for types gets an error here, and does without this care.
+        self._takes_dead_letters = other_kind in _STREAM_OR_NONE or isinstance(other_kind, Exception)
+        if kind not in _STREAM_OR_NONE and not isinstance(kind, Exception):
+            self._disbelieved = self._stored, min(after, self._stored)
+            return trouble_of("WRONGTYPE the key is no stream", self._target.stream)
+        if self._disbelieved is not None:
+            wrong, right = self._disbelieved
+            self._stored = right if self._stored == wrong else self._stored
+        self._armed = True
+        return None
+
+    def _transact(
+        self, connection: RedisConnection, items: Sequence[Argument], deadline: float, done: int, progress: Progress
+    ) -> bool:
+        """Send one transaction for what is above the fence; False when the fence was touched and it did nothing."""
+        target = self._target
+        if not self._takes_dead_letters and any(items[2::STEP]):
+            progress.trouble = trouble_of("WRONGTYPE the dead letters' key is no stream", target.stream)
+            return True
+        appends = xadd_commands(target.keys, target.producer, target.trim, items)
+        last = int(items[-STEP]) if items else self._stored
+        commands = [(b"MULTI",), *appends, fence_command(target.keys, last), (b"EXEC",), *self._arming()]
+        if target.replicas:
+            commands.append(target.wait(deadline))
+        end = len(appends) + 3
+        self._armed = False
+        replies, trouble = connection.exchange(commands, deadline)
+        if len(replies) < end:
+            progress.trouble = self._rejection(len(appends), done, progress, replies) or trouble
+            return True
+        queued, result, arming = replies[1 : end - 1], replies[end - 1], replies[end : end + 4]
+        if isinstance(result, Exception):
+            first = next((reply for reply in queued if isinstance(reply, Exception)), result)
+            progress.trouble = trouble_of(first, target.stream)
+            connection.close()  # whether an old server has ended the transaction is not known
+            return True
+        if result is None:
+            # The fence has changed: a copy of this batch came first, or the server lost it.
+            progress.trouble = trouble or self._armed_by(connection, arming, progress.after)
+            return progress.trouble is not None
+        self._disbelieved = None
+        errors = {place: reply for place, reply in enumerate(result) if isinstance(reply, Exception)}
+        if errors:
+            self._put_back(connection, items, errors, deadline, done, progress)
+            return True
+        if len(arming) == 4:
+            self._armed_by(connection, arming, last)  # what is wrong with it the next batch will hear
+        if target.replicas:
+            progress.trouble = trouble or target.missing_replicas(replies[-1])
+            if progress.trouble is not None:
+                return True
+        progress.delivered = frozenset(range(done + len(appends)))
+        progress.after = last
+        return True
+
+    def _rejection(self, appends: int, done: int, progress: Progress, replies: Sequence[Reply]) -> Trouble | None:
+        """When the server hung up because a part was too long for it: say which."""
+        if not replies or not isinstance(replies[-1], Exception):
+            return None
+        trouble = trouble_of(replies[-1], self._target.stream)
+        place = len(replies) - 2  # the first answer is that to MULTI
+        if trouble.code == "PROTOCOL" and 0 <= place < appends:
+            progress.rejected = {done + place: trouble.text}
+        return trouble
+
+    def _put_back(
+        self,
+        connection: RedisConnection,
+        items: Sequence[Argument],
+        errors: Mapping[int, Exception],
+        deadline: float,
+        done: int,
+        progress: Progress,
+    ) -> None:
+        """Some appends of a transaction failed: let the fence stand below the first of them."""
+        count = len(items) // STEP
+        failed = min(errors)
+        progress.trouble = trouble_of(errors[failed], self._target.stream)
+        progress.delivered = frozenset(range(done)) | {done + place for place in range(count) if place not in errors}
+        if failed == count:  # the fence itself could not be set: it has not moved
+            return
+        right = int(items[failed * STEP]) - 1
+        self._disbelieved = int(items[-STEP]), right
+        progress.after = right
+        replies, trouble = connection.exchange([fence_command(self._target.keys, right)], deadline)
+        if trouble is None and not isinstance(replies[0], Exception):
+            self._disbelieved = None
+
+
+def _longest(chunk: Sequence[Argument]) -> int:
+    """The place of the longest payload: when some part is too long for the server, this one is."""
+    lengths = [len(payload) if isinstance(payload, bytes) else 0 for payload in chunk[1::STEP]]
+    return lengths.index(max(lengths))

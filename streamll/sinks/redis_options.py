@@ -1,0 +1,44 @@
+"""The options that only the Redis sink has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from streamll.options import OptionSet, option
+
+
+@dataclass(frozen=True)
+class RedisOptions(OptionSet):
+    """What a Redis sink can be told besides what every sink can."""
+
+    owner: ClassVar[str] = "redis "
+
+    stream: str = option("streamll", "The key of the stream that events are appended to.")
+    max_stream_length: int = option(
+        1_000_000,
+        "Entries that the stream and its dead letters are each trimmed to; 0: never.",
+        at_least=0,
+        unit="entries",
+    )
+    trim: str = option(
+        "approximate",
+        "Whether the stream may be a few hundred entries longer than that, which costs the server far less, or not.",
+        choices=("approximate", "exact"),
+    )
+    dead_letter_stream: str = option(
+        "", "The key of the stream for rejected events; empty: the stream's with `:dead-letter`."
+    )
+    fence: str = option(
+        "auto",
+        "How a batch is kept from being stored twice: by a script, or by a transaction guarded by WATCH, which servers "
+        "without scripts permit; auto: by script where the server permits it.",
+        choices=("auto", "script", "transaction"),
+    )
+    create_group: str = option("", "A consumer group to create, which reads the stream from its start; empty: none.")
+    wait_replicas: int = option(
+        0,
+        "Replicas that must have a batch (WAIT) before it counts as delivered, within send_timeout.",
+        at_least=0,
+        at_most=100,
+    )

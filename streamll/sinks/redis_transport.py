@@ -1,0 +1,175 @@
+"""Delivers batches to a Redis stream, each entry once, over one connection.
+
+What belongs here: the connection's life, and what became of each entry. What does not: how an append is kept from
+happening twice (redis_fence.py), or what an error means (redis_errors.py).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+
+from streamll.delivery.outcome import BatchOutcome, Entry, Failure
+from streamll.errors import TransportError
+from streamll.sinks.redis_connection import Dialer, RedisConnection, Tap
+from streamll.sinks.redis_errors import trouble_of
+from streamll.sinks.redis_fence import Fence, ScriptFence, Target, TransactionFence
+from streamll.sinks.redis_options import RedisOptions
+from streamll.wire.redis import FENCE_TTL, STOPPED_FENCE_TTL, Argument, Keys, Trim
+
+logger = logging.getLogger(__name__)
+
+_LOOK_AFTER = 1.0
+"""Seconds without a batch after which the connection is looked at before it is used: is it still there?"""
+
+_FAREWELL = 0.5
+"""Seconds that a clean close spends on the fence's short life."""
+
+# The server is there, but not the one that serves the stream now: look for that anew.
+_ELSEWHERE = frozenset({"MOVED", "ASK", "READONLY", "CLUSTERDOWN", "MASTERDOWN"})
+# What the server says to EVALSHA where scripts are not permitted: by its ACL, or because the command has no name.
+_NO_SCRIPTS = frozenset({"NOPERM", "UNKNOWN"})
+
+
+class RedisTransport:
+    """The connection of one sink to its stream.
+
+    Batches must come in the order of their sequence numbers, and a batch that did not get in must come again before
+    anything behind it: what is at or below the fence counts as delivered.
+
+    Args:
+        dialer: Finds and opens the connection.
+        keys: The keys to write.
+        producer: The producer's id.
+        options: The sink's own options.
+    """
+
+    service_interval: float | None = None
+
+    def __init__(self, dialer: Dialer, keys: Keys, producer: str, options: RedisOptions) -> None:
+        self._dialer = dialer
+        self._options = options
+        self._keys = keys
+        trim = Trim(options.max_stream_length, exact=options.trim == "exact")
+        self._target = Target(keys, producer.encode(), trim, options.wait_replicas)
+        self._tap = Tap()
+        self._connection: RedisConnection | None = None
+        self._pid = os.getpid()
+        self._fence: Fence = self._first_fence()
+        self._after = 0
+        self._used = 0.0
+        self._fenced = 0.0
+        self._said_lost = False
+
+    @property
+    def is_open(self) -> bool:
+        """See `Transport.is_open`."""
+        if self._connection is None:
+            return False
+        if time.monotonic() - self._used > _LOOK_AFTER and not self._connection.is_quiet():
+            self._drop()
+        return self._connection is not None
+
+    def open(self, deadline: float) -> None:
+        """See `Transport.open`."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        try:
+            connection = self._dialer.connect(deadline, self._tap)
+            if self._options.create_group:
+                self._create_group(connection, deadline)
+        except TransportError:
+            self._tap.reset()  # an interruption has had its effect, also one that came before
+            raise
+        self._connection = connection
+        self._pid = os.getpid()
+        self._fence = self._first_fence() if self._options.fence == "auto" else self._fence
+        self._fence.forget()
+        self._used = time.monotonic()
+
+    def send(self, batch: Sequence[Entry], deadline: float) -> BatchOutcome:
+        """See `Transport.send`."""
+        connection = self._connection
+        if connection is None:
+            return BatchOutcome(Failure.UNAVAILABLE, sent=False, error="not connected")
+        if not batch:
+            return BatchOutcome()
+        items: list[Argument] = [
+            argument
+            for entry in batch
+            for argument in (
+                entry.seq,
+                entry.record.payload,
+                entry.dead_letter and entry.dead_letter.encode("utf-8", "replace"),
+            )
+        ]
+        if time.monotonic() - self._fenced > FENCE_TTL * 0.9:
+            # The fence has outlived itself, or is about to: that it is gone does not mean that events are lost.
+            self._after = 0
+        progress = self._fence.append(connection, items, self._after, deadline)
+        if (
+            progress.trouble is not None
+            and progress.trouble.code in _NO_SCRIPTS
+            and self._options.fence == "auto"
+            and isinstance(self._fence, ScriptFence)
+            and not connection.broken
+        ):
+            self._fence = TransactionFence(self._target)
+            progress = self._fence.append(connection, items, self._after, deadline)
+        self._after = progress.after
+        self._used = time.monotonic()
+        trouble = progress.trouble
+        if trouble is None or progress.delivered:
+            self._fenced = self._used
+        if connection.broken or (trouble is not None and trouble.code in _ELSEWHERE):
+            self._drop()
+        if progress.lost and not self._said_lost:
+            self._said_lost = True
+            logger.warning(
+                "Redis has lost at most %d events of stream %s that it had acknowledged (failover, flush, eviction, or "
+                "a restart without persistence); going on",
+                progress.lost,
+                self._target.stream,
+            )
+        return BatchOutcome(
+            failure=None if trouble is None else trouble.failure,
+            delivered=frozenset() if trouble is None else progress.delivered,
+            rejected=progress.rejected,
+            error="" if trouble is None else trouble.text,
+            lost_after_ack=progress.lost,
+        )
+
+    def idle(self, seconds: float) -> None:
+        """See `Transport.idle`: Redis asks nothing of an idle connection."""
+
+    def close(self, clean: bool) -> None:
+        """See `Transport.close`."""
+        if clean and self._connection is not None and self._pid == os.getpid():
+            command = (b"PEXPIRE", self._keys.fence, int(STOPPED_FENCE_TTL * 1000))
+            self._connection.exchange([command], time.monotonic() + _FAREWELL)
+        self._drop()
+
+    def interrupt(self) -> None:
+        """See `Transport.interrupt`: cuts the connection, so the batch under way, or the next one, fails."""
+        self._tap.interrupt()
+
+    def _first_fence(self) -> Fence:
+        return (TransactionFence if self._options.fence == "transaction" else ScriptFence)(self._target)
+
+    def _create_group(self, connection: RedisConnection, deadline: float) -> None:
+        command = (b"XGROUP", b"CREATE", self._keys.stream, self._options.create_group, b"0", b"MKSTREAM")
+        replies, trouble = connection.exchange([command], deadline)
+        if trouble is None and isinstance(replies[0], Exception):
+            trouble = trouble_of(replies[0], self._target.stream)
+        if trouble is not None and trouble.code != "BUSYGROUP":
+            connection.close()
+            raise trouble.as_error()
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        self._tap.reset()

@@ -1,0 +1,94 @@
+"""What the tests of the Redis transport share: making one, batches for it, and what is really in the stream."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from streamll.delivery.outcome import BatchOutcome, Entry, Failure
+from streamll.errors import UnavailableError
+from streamll.models import Record
+from streamll.sinks.redis_connection import Dialer
+from streamll.sinks.redis_options import RedisOptions
+from streamll.sinks.redis_transport import RedisTransport
+from streamll.sinks.redis_url import parse_redis_url
+from streamll.testing.proxy import FaultProxy
+from streamll.wire.redis import WireEntry, decode_entry, keys_for
+
+PRODUCER = "p1"
+
+
+def record(payload: bytes) -> Record:
+    return Record(payload, "application/msgpack", "id", "token", "generate", "mod", "fn", "info", "ex", 0, 0)
+
+
+def entries(first: int, last: int, size: int = 20, dead: Sequence[int] = ()) -> list[Entry]:
+    """Entries `first` to `last`, whose payloads say their number; those in `dead` are dead letters."""
+    return [
+        Entry(seq, record(b"%d:" % seq + b"x" * size), "told so" if seq in dead else "")
+        for seq in range(first, last + 1)
+    ]
+
+
+def transport(
+    url: str = "", stream: str = "events", *, client: Any = None, producer: str = PRODUCER, **options: Any
+) -> RedisTransport:
+    address = parse_redis_url(url) if url else None
+    cluster = address is not None and address.kind == "cluster"
+    made = RedisOptions(stream=stream, **options)
+    keys = keys_for(stream, producer, made.dead_letter_stream, cluster=cluster)
+    return RedisTransport(Dialer(address, client, keys.stream), keys, producer, made)
+
+
+def soon(seconds: float = 5.0) -> float:
+    return time.monotonic() + seconds
+
+
+def opened(url: str = "", stream: str = "events", **options: Any) -> RedisTransport:
+    made = transport(url, stream, **options)
+    made.open(soon())
+    return made
+
+
+def through(proxy: FaultProxy) -> str:
+    return f"redis://{proxy.host}:{proxy.port}/0"
+
+
+def deliver(sender: RedisTransport, batch: Sequence[Entry], seconds: float = 5.0) -> list[BatchOutcome]:
+    """Send until everything is delivered, as the worker would: opening again, and sending what is left."""
+    left = list(batch)
+    outcomes = []
+    end = time.monotonic() + 20.0
+    while left:
+        assert time.monotonic() < end, outcomes[-3:]
+        if not sender.is_open:
+            try:
+                sender.open(soon(seconds))
+            except UnavailableError:
+                time.sleep(0.02)
+                continue
+        outcome = sender.send(left, soon(seconds))
+        outcomes.append(outcome)
+        assert outcome.failure in (None, Failure.UNAVAILABLE), outcome
+        assert not outcome.rejected
+        kept = enumerate(left)
+        left = [] if outcome.failure is None else [e for place, e in kept if place not in outcome.delivered]
+    return outcomes
+
+
+def read(client: Any, stream: str) -> list[WireEntry]:
+    """All entries of a stream, as a reader sees them."""
+    return [decode_entry(fields) for _, fields in client.xrange(stream)]
+
+
+def stored(client: Any, stream: str = "events", producer: str = PRODUCER) -> list[int]:
+    """A producer's numbers in the stream, in its order, having checked that each payload is that of its number."""
+    found = [entry for entry in read(client, stream) if entry.producer == producer]
+    for entry in found:
+        assert entry.payload.startswith(b"%d:" % entry.seq)
+    return [entry.seq for entry in found]
+
+
+def numbers(first: int, last: int) -> list[int]:
+    return list(range(first, last + 1))
