@@ -1,0 +1,1 @@
+"""What a person looks at: pure folds and lines of events."""
