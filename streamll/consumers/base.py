@@ -1,0 +1,580 @@
+"""Consumer: what all ways back have in common. Doubles, reconnecting, acknowledging, sync and async iteration.
+
+What belongs here: everything that is the same for every source. What does not: how one source is connected to and read,
+which is a `Source`, one file each.
+
+A source is driven by one thread at a time, a page of entries per step. Synchronous iteration steps in the caller's
+thread; asynchronous iteration steps in a thread of its own, so that the event loop never waits for a socket or a disk,
+and the entries of a step that was cancelled wait for the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+
+from streamll import codec
+from streamll.consumers.seen import SeenNumbers
+from streamll.delivery.backoff import delays
+from streamll.errors import ConsumerError, DecodeError, FatalError, TransportError
+from streamll.models import StreamllEvent
+from streamll.options import MIB, OptionSet, option
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+logger = logging.getLogger("streamll.consumers")
+
+BEGINNING, END = "beginning", "end"
+
+_POLL = 0.25
+"""Seconds that one step waits for entries: how soon closing is noticed without breaking a connection for it."""
+_ACKS_AT_ONCE = 100
+_ACK_INTERVAL = 0.1
+_MOST_UNDER_WAY = 100_000
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ConsumerOptions(OptionSet):
+    """What every consumer can be told; each source adds its own."""
+
+    owner: ClassVar[str] = "consumer "
+
+    start: str | None = option(
+        None,
+        "Where to start: beginning, end (only what is new), or a position that an item had, to go on after it. When none "
+        "is given: the beginning of what the source still has.",
+    )
+    follow: bool = option(True, "Wait for new entries; when false, end at what is there now.")
+    timeout: float | None = option(None, "End when nothing new has come for so long.", at_least=0, unit="s")
+    dedup_window: int = option(
+        100_000,
+        "Gaps and lone numbers remembered to drop doubles by; 0: doubles are handed over.",
+        at_least=0,
+        at_most=10_000_000,
+    )
+    max_event_bytes: int = option(16 * MIB, "A longer entry is undecodable.", at_least=1, unit="bytes")
+    page_size: int = option(500, "Entries read at once, at most.", at_least=1, at_most=65_535)
+    retry_base: float = option(
+        0.1, "The wait before attempt n to reconnect is drawn from 0 to retry_base * 2^(n-1).", at_least=0, unit="s"
+    )
+    retry_bound: float = option(5.0, "The longest such wait.", at_least=0, unit="s")
+    give_up_after: float | None = option(
+        None,
+        "How long to try to reconnect before it is an error. The first connection is tried once.",
+        at_least=0,
+        unit="s",
+    )
+    connect_timeout: float = option(5.0, "For opening a connection.", above=0, unit="s")
+    read_timeout: float = option(
+        5.0, "For an answer of the server, beyond what it was asked to wait.", above=0, unit="s"
+    )
+
+
+class Coming(Enum):
+    """How an entry that is to be acknowledged came."""
+
+    NEW = "new"
+    """For the first time."""
+    RETURNED = "returned"
+    """Again, because a connection was lost and the source does not know what had arrived."""
+    EXPIRED = "expired"
+    """Again, because whoever had it, perhaps we, did not acknowledge it for too long."""
+
+
+class Ticket:
+    """What a source needs to acknowledge an entry; shared by the item and by what remembers that it is under way.
+
+    Attributes:
+        token: The source's own: a Redis entry id, a channel with a delivery tag.
+        identity: What the entry is known by when it comes again; None when that could not be told.
+        coming: How it came.
+        settle: What hears of `ack` and `reject`; set by the consumer.
+        settled: Whether it was acknowledged or rejected.
+    """
+
+    __slots__ = ("coming", "identity", "settle", "settled", "token")
+
+    def __init__(self, token: Any, identity: Hashable | None, coming: Coming = Coming.NEW) -> None:
+        self.token = token
+        self.identity = identity
+        self.coming = coming
+        self.settle: Callable[[Ticket, bool], None] | None = None
+        self.settled = False
+
+
+@dataclass(slots=True, eq=False)
+class Received:
+    """One entry of a source, whether it could be decoded or not.
+
+    Attributes:
+        event: The event; None when the entry could not be decoded.
+        error: Why it could not be decoded; empty when it was.
+        payload: The event's bytes as they came; for an entry that is none of ours, as much of it as can be shown.
+        producer: Who accepted the event: one id for each sink of each process; empty when the entry does not say.
+        seq: The producer's number for it; 0 when the entry does not say.
+        position: Where it is: a Redis entry id, a stream queue's offset, `offset@file` for a line of a file. Given as
+            `start`, reading goes on after it. A queue without positions has its delivery tag here, which only names it.
+        dead_letter: In a dead letter: why it is one.
+        ticket: For the consumer's use.
+    """
+
+    event: StreamllEvent | None
+    error: str
+    payload: bytes
+    producer: str
+    seq: int
+    position: str
+    dead_letter: str = ""
+    ticket: Ticket | None = field(default=None, repr=False)
+
+    @property
+    def redelivered(self) -> bool:
+        """Whether it had been delivered before, to this consumer or another, without being acknowledged."""
+        return self.ticket is not None and self.ticket.coming is not Coming.NEW
+
+    def ack(self) -> None:
+        """Say that it is done with. The source hears of it when a later item is asked for, or at close.
+
+        Needed with a Redis consumer group and with a RabbitMQ queue; without effect elsewhere, and when repeated.
+        """
+        self._settle(rejected=False)
+
+    def reject(self) -> None:
+        """Say that it will never be done with: RabbitMQ dead-letters it where the queue says so, and else drops it.
+
+        Redis takes it off the group's pending list and keeps it in the stream. Without effect elsewhere.
+        """
+        self._settle(rejected=True)
+
+    def _settle(self, rejected: bool) -> None:
+        if self.ticket is not None and self.ticket.settle is not None:
+            self.ticket.settle(self.ticket, rejected)
+
+
+@dataclass(frozen=True)
+class ConsumerStats:
+    """What a consumer has counted.
+
+    Attributes:
+        received: Items handed over.
+        undecodable: Those of them that were no events.
+        redelivered: Those of them that had been delivered before.
+        duplicates: Entries left out because their producer and number had been seen.
+        bytes: Bytes of the payloads handed over.
+        reconnects: How often a lost connection was made again, or a file began anew.
+        pending_lost: Entries of a consumer group that were trimmed from the stream before anybody acknowledged them.
+        position: That of the last item handed over.
+        last_error: Why the connection was lost last.
+    """
+
+    received: int = 0
+    undecodable: int = 0
+    redelivered: int = 0
+    duplicates: int = 0
+    bytes: int = 0
+    reconnects: int = 0
+    pending_lost: int = 0
+    position: str = ""
+    last_error: str = ""
+
+
+class Source(Protocol):
+    """What a consumer needs of what it reads from. All but `interrupt` are called by one thread at a time.
+
+    Attributes:
+        shown: The source for people: no credentials.
+        restarts: How often it had to begin anew without a lost connection.
+        pending_lost: As in ConsumerStats.
+    """
+
+    shown: str
+    restarts: int
+    pending_lost: int
+
+    def open(self) -> None:
+        """Connect, importing the client library, and go on after what was read last; called again after every failure.
+
+        Raises:
+            UnavailableError: It cannot be reached now.
+            FatalError: Waiting does not mend it.
+        """
+
+    def read(self, wait: float) -> Sequence[Received] | None:
+        """Return the next entries, waiting at most so many seconds for the first; None at the end of what there is.
+
+        Raises:
+            UnavailableError, FatalError: As `open`.
+        """
+
+    def acknowledge(self, done: Sequence[Any], rejected: Sequence[Any]) -> None:
+        """Tell the server about entries, by their tokens; raises as `read`."""
+
+    def interrupt(self) -> None:
+        """End a waiting `open` or `read` soon; safe from any thread, and never raises."""
+
+    def close(self) -> None:
+        """Give the connection up; never raises, may be called in any state, and may be followed by `open`."""
+
+
+def read_event(payload: bytes, limit: int) -> tuple[StreamllEvent | None, str]:
+    """Decode an event, or say why that cannot be done."""
+    if len(payload) > limit:
+        return None, f"no event: {len(payload):,} bytes are more than max_event_bytes={limit:,}"
+    try:
+        return codec.decode(payload), ""
+    except DecodeError as error:
+        return None, str(error)
+
+
+class Consumer(Iterator[Received], AsyncIterator[Received]):
+    """Reads a source back: `for item in consumer`, `async for item in consumer`, or `consumer.events()`.
+
+    Closed by `close()`, by `await consumer.aclose()`, or as a context manager of either kind. One thread or task at a
+    time iterates; `close` and `stats` may be called from any. A lost connection is made again, with growing waits, and
+    reading goes on where it was. Iteration ends after `close`, after `timeout`, and at the present end without `follow`.
+
+    Raises while iterating:
+        ConsumerError: When the source cannot be reached at first, refuses for good, or was gone for `give_up_after`.
+    """
+
+    def __init__(self, source: Source, options: ConsumerOptions) -> None:
+        self._source = source
+        self._options = options
+        self._seen = SeenNumbers(options.dedup_window)
+        self._ready: deque[Received] = deque()
+        self._under_way: OrderedDict[Hashable, Ticket] = OrderedDict()
+        self._under_way_lock = threading.Lock()
+        self._settled: deque[tuple[Any, bool]] = deque()
+        self._settled_since = 0.0
+        self._forgot = False
+        self._driving = threading.Lock()
+        self._closed = threading.Event()
+        self._ended = False
+        self._is_open = False
+        self._was_open = False
+        self._failures = 0
+        self._failing_since = 0.0
+        self._delay: Callable[[int], float] | None = None
+        self._running: Future[None] | None = None
+        self._received = self._undecodable = self._redelivered = self._duplicates = self._bytes = self._reconnects = 0
+        self._position = self._last_error = ""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._source.shown}>"
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Received:
+        deadline = self._deadline()
+        while not self._ready:
+            self._step(deadline)
+            if self._over(deadline):
+                raise StopIteration
+        if self._acks_are_due():
+            self._send_acks()
+        return self._hand_over()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Received:
+        deadline = self._deadline()
+        while not self._ready:
+            await self._in_thread(lambda: self._step(deadline))
+            if self._over(deadline):
+                raise StopAsyncIteration
+        if self._acks_are_due():
+            await self._in_thread(self._send_acks)
+        return self._hand_over()
+
+    def events(self) -> Events:
+        """Iterate, with `for` or `async for`, over the events alone.
+
+        Each is acknowledged when the next one is asked for (so not the one at which a loop is left by `break` or an
+        error); what cannot be decoded is counted and rejected.
+        """
+        return Events(self)
+
+    def stats(self) -> ConsumerStats:
+        """What has been counted so far."""
+        return ConsumerStats(
+            received=self._received,
+            undecodable=self._undecodable,
+            redelivered=self._redelivered,
+            duplicates=self._duplicates,
+            bytes=self._bytes,
+            reconnects=self._reconnects + self._source.restarts,
+            pending_lost=self._source.pending_lost,
+            position=self._position,
+            last_error=self._last_error,
+        )
+
+    def close(self) -> None:
+        """Send the acknowledgements that wait and close the connection; ends an iteration in another thread soon.
+
+        Returns within about a second even while the server does not answer. Safe to call twice, and from any thread.
+        """
+        self._closed.set()
+        if not self._driving.acquire(timeout=2 * _POLL):
+            # Whoever is in the middle of a step waits for longer than steps do. It closes the source at its end.
+            self._source.interrupt()
+            if not self._driving.acquire(timeout=2 * _POLL):
+                return
+        try:
+            self._shut()
+        finally:
+            self._driving.release()
+
+    async def aclose(self) -> None:
+        """`close`, without blocking the event loop."""
+        await asyncio.wrap_future(_start_thread(self.close))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def _deadline(self) -> float | None:
+        return None if self._options.timeout is None else time.monotonic() + self._options.timeout
+
+    def _over(self, deadline: float | None) -> bool:
+        if self._ready:
+            return False
+        return self._ended or self._closed.is_set() or (deadline is not None and time.monotonic() >= deadline)
+
+    def _hand_over(self) -> Received:
+        item = self._ready.popleft()
+        self._received += 1
+        self._undecodable += item.event is None
+        self._redelivered += item.redelivered
+        self._bytes += len(item.payload)
+        self._position = item.position
+        return item
+
+    async def _in_thread(self, work: Callable[[], None]) -> None:
+        """Wait for work in a thread; for work whose waiting was cancelled, if there is some, instead."""
+        if self._running is None or self._running.done():
+            self._running = _start_thread(work)
+        await asyncio.wrap_future(self._running)
+
+    def _step(self, deadline: float | None) -> None:
+        """Read a page, connecting first at need; waits for a while when there is nothing."""
+        with self._driving:
+            if self._ended or self._closed.is_set():
+                return
+            try:
+                self._open()
+                self._flush()
+                page = self._source.read(_until(deadline, _POLL))
+            except TransportError as error:
+                self._lose(error, deadline)
+                return
+            finally:
+                if self._closed.is_set():
+                    self._shut()
+            if page is None:
+                self._ended = True
+            elif not self._closed.is_set():
+                for item in page:
+                    self._admit(item)
+
+    def _open(self) -> None:
+        if self._is_open:
+            return
+        self._source.open()
+        self._is_open = True
+        if self._failures:
+            logger.info("%s: connected again", self._source.shown)
+            self._reconnects += 1
+            self._failures = 0
+        self._was_open = True
+
+    def _lose(self, error: TransportError, deadline: float | None) -> None:
+        """The connection is gone: raise when that is for good, else wait before the next attempt."""
+        self._source.close()
+        self._is_open = False
+        self._last_error = str(error)
+        now = time.monotonic()
+        if not self._failures:
+            self._failing_since = now
+        patience = self._options.give_up_after
+        given_up = patience is not None and now - self._failing_since >= patience
+        if isinstance(error, FatalError) or not self._was_open or given_up:
+            raise ConsumerError(str(error)) from error
+        if not self._failures:
+            logger.warning("%s: connection lost, trying again: %s", self._source.shown, error)
+        self._failures += 1
+        if self._delay is None:
+            from tenacity import wait_random_exponential
+
+            options = self._options
+            self._delay = delays(wait_random_exponential(multiplier=options.retry_base, max=options.retry_bound))
+        self._closed.wait(_until(deadline, self._delay(self._failures)))
+
+    def _admit(self, item: Received) -> None:
+        """Queue an entry, unless it is a double or we hold it already."""
+        ticket = item.ticket
+        if ticket is None:
+            if self._seen.add(item.producer, item.seq):
+                self._ready.append(item)
+            else:
+                self._duplicates += 1
+            return
+        held = self._held(ticket)
+        if held is not None and ticket.coming is Coming.RETURNED:
+            # Whoever has the item will acknowledge what is delivered now.
+            held.token = ticket.token
+            return
+        new = self._seen.add(item.producer, item.seq)
+        # What was seen, and came back, was acknowledged, and the server has not heard of it; unless we hold it still, or
+        # had to forget whether we do.
+        due_again = ticket.coming is not Coming.NEW and (held is not None or self._forgot)
+        if new or due_again:
+            self._hold(ticket)
+            self._ready.append(item)
+        else:
+            self._duplicates += 1
+            self._note(ticket, rejected=False)
+
+    def _held(self, ticket: Ticket) -> Ticket | None:
+        with self._under_way_lock:
+            return None if ticket.identity is None else self._under_way.get(ticket.identity)
+
+    def _hold(self, ticket: Ticket) -> None:
+        ticket.settle = self._settle
+        if ticket.identity is None:
+            return
+        with self._under_way_lock:
+            self._under_way[ticket.identity] = ticket
+            if len(self._under_way) > _MOST_UNDER_WAY:
+                # Somebody who never acknowledges must not cost memory without bound.
+                self._under_way.popitem(last=False)
+                self._forgot = True
+
+    def _settle(self, ticket: Ticket, rejected: bool) -> None:
+        if not ticket.settled:
+            if ticket.identity is not None:
+                with self._under_way_lock:
+                    if self._under_way.get(ticket.identity) is ticket:
+                        del self._under_way[ticket.identity]
+            self._note(ticket, rejected)
+
+    def _note(self, ticket: Ticket, rejected: bool) -> None:
+        ticket.settled = True
+        if not self._settled:
+            self._settled_since = time.monotonic()
+        self._settled.append((ticket.token, rejected))
+
+    def _acks_are_due(self) -> bool:
+        waiting = len(self._settled)
+        return waiting >= _ACKS_AT_ONCE or (waiting > 0 and time.monotonic() - self._settled_since >= _ACK_INTERVAL)
+
+    def _send_acks(self) -> None:
+        with self._driving:
+            if not self._closed.is_set() and self._is_open:
+                # The next step meets whatever is wrong with the connection again, and deals with it.
+                with contextlib.suppress(TransportError):
+                    self._flush()
+
+    def _flush(self) -> None:
+        told = [self._settled.popleft() for _ in range(len(self._settled))]
+        if not told:
+            return
+        done = [token for token, rejected in told if not rejected]
+        try:
+            self._source.acknowledge(done, [token for token, rejected in told if rejected])
+        except TransportError:
+            self._settled.extendleft(reversed(told))
+            raise
+
+    def _shut(self) -> None:
+        if self._is_open:
+            with contextlib.suppress(TransportError):
+                self._flush()
+        self._is_open = False
+        self._ready.clear()
+        self._source.close()
+
+
+class Events(Iterator[StreamllEvent], AsyncIterator[StreamllEvent]):
+    """The events of a consumer, each acknowledged when the next one is asked for. Made by `Consumer.events`."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self._consumer = consumer
+        self._last: Received | None = None
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> StreamllEvent:
+        while True:
+            event = self._take(next(self._settle()))
+            if event is not None:
+                return event
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> StreamllEvent:
+        while True:
+            event = self._take(await anext(self._settle()))
+            if event is not None:
+                return event
+
+    def _settle(self) -> Consumer:
+        if self._last is not None:
+            self._last.ack()
+            self._last = None
+        return self._consumer
+
+    def _take(self, item: Received) -> StreamllEvent | None:
+        if item.event is None:
+            item.reject()
+        else:
+            self._last = item
+        return item.event
+
+
+def _until(deadline: float | None, most: float) -> float:
+    return most if deadline is None else max(0.0, min(most, deadline - time.monotonic()))
+
+
+def _start_thread(work: Callable[[], T]) -> Future[T]:
+    """Do work in a thread that never keeps the interpreter alive, unlike an executor's."""
+    future: Future[T] = Future()
+    future.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="streamll-consumer", daemon=True).start()
+    return future

@@ -1,0 +1,376 @@
+"""FileConsumer: reads the JSON Lines that FileSink writes, follows them as they grow, through rotation and truncation.
+
+What belongs here: lines, files and their order. What does not: doubles and iteration (base.py).
+
+Rotated files stand beside the file under its name and a number, the highest being the oldest: `events.jsonl.2`,
+`events.jsonl.1`, `events.jsonl`. They are one sequence. A file keeps its inode when it is renamed, so that is what a
+position names it by.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import stat
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from streamll.consumers.base import BEGINNING, END, Consumer, ConsumerOptions, Received, read_event
+from streamll.errors import ConfigurationError, FatalError, UnavailableError
+from streamll.models import StreamllEvent
+from streamll.options import SinkOptions
+
+logger = logging.getLogger("streamll.consumers")
+
+SINK_OPTIONS = frozenset({"max_file_bytes", "max_files"})
+"""What only FileSink can be told; its URL serves to read it back, so it is left out."""
+
+_CHUNK = 256 * 1024
+_LOOK_AGAIN = 0.1
+_SHOWN_OF_LONG_LINE = 1024
+_POSITION = re.compile(r"(\d{1,19})(?:@(\d{1,20}))?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class FileConsumerOptions(ConsumerOptions):
+    """What a file consumer can be told."""
+
+    owner: ClassVar[str] = "file consumer "
+
+    def check(self) -> None:
+        """Refuse a start that is no place in a file."""
+        if self.start not in (None, BEGINNING, END) and not _POSITION.fullmatch(str(self.start)):
+            raise ConfigurationError(
+                f"{self.owner}option start={self.start!r}: must be beginning, end, or a position such as 1024 or 1024@77"
+            )
+
+
+class FileConsumer(Consumer):
+    """Reads events from a file of JSON Lines and the rotated files beside it.
+
+    A last line without its end waits for it; without `follow` it is handed over when it is an event all the same. What
+    is no event (a torn line, or one beyond `max_event_bytes`) is handed over as undecodable. A file that does not exist
+    yet is waited for, unless `follow` is false. `start="end"` begins with the first line that is not complete now.
+
+    Args:
+        path: The file, or its `file:///path?option=value` URL.
+        options: Those of ConsumerOptions.
+
+    Raises:
+        ConfigurationError: When the URL or an option cannot be used.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
+        place, found = _read_path(path)
+        chosen = FileConsumerOptions.from_mapping({**found, **options})
+        super().__init__(_FileSource(place, chosen), chosen)
+
+
+def _read_path(path: str | os.PathLike[str]) -> tuple[Path, dict[str, str]]:
+    text = os.fspath(path)
+    if not text.startswith("file:"):
+        if not text:
+            raise ConfigurationError("file consumer: an empty path")
+        return Path(text), {}
+    parts = urlsplit(text)
+    if parts.netloc not in ("", "localhost") or not parts.path.strip("/"):
+        raise ConfigurationError(f"file URL {text!r}: must be file:///path, with three slashes before an absolute path")
+    own: dict[str, str] = {}
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name in FileConsumerOptions.names():
+            own[name] = value
+        elif name not in SINK_OPTIONS and name not in SinkOptions.names():
+            allowed = ", ".join(sorted(FileConsumerOptions.names()))
+            raise ConfigurationError(f"file URL: unknown option {name!r}; the options are: {allowed}")
+    return Path(unquote(parts.path)), own
+
+
+class _File(NamedTuple):
+    path: Path
+    inode: int
+    size: int
+
+
+class _FileSource:
+    """Lines, from the oldest file to the newest and on."""
+
+    def __init__(self, path: Path, options: FileConsumerOptions) -> None:
+        self.shown = f"file {path}"
+        self.restarts = 0
+        self.pending_lost = 0
+        self._path = path
+        self._options = options
+        self._wake = threading.Event()
+        self._descriptor = -1
+        self._inode = 0
+        self._line_at = 0
+        """Where the line begins that is not handed over yet; behind it, `_rest` is what was read of it and later ones."""
+        self._rest = bytearray()
+        self._too_long = 0
+        """Bytes of the line at hand that were left out because it is too long."""
+        self._last: _File | None = None
+        """Without `follow`: the newest file when reading began, and how long it was."""
+        self._start = options.start or BEGINNING
+        self._begun = False
+        self._finished = False
+
+    def open(self) -> None:
+        """Open the file at the start, or where reading was."""
+        try:
+            if self._descriptor >= 0 or self._find():
+                return
+        except OSError as error:
+            raise FatalError(f"{self.shown}: {error.strerror or type(error).__name__}") from error
+        if not self._options.follow:
+            raise FatalError(f"{self.shown}: does not exist")
+        if not self._path.absolute().parent.is_dir():
+            raise FatalError(f"{self.shown}: its directory does not exist")
+        if not self._begun:
+            self._start = BEGINNING  # all that will be in it is new
+        logger.warning("%s: does not exist yet, waiting for it", self.shown)
+
+    def read(self, wait: float) -> Sequence[Received] | None:
+        """Return the lines that are there, going on to newer files, or waiting for more."""
+        deadline = time.monotonic() + wait
+        try:
+            while True:
+                page = self._look()
+                if page is None or page:
+                    return page
+                left = deadline - time.monotonic()
+                if left <= 0 or self._wake.is_set():
+                    return []
+                self._wake.wait(min(left, _LOOK_AGAIN))
+        except OSError as error:
+            raise UnavailableError(f"{self.shown}: {error.strerror or type(error).__name__}") from error
+
+    def acknowledge(self, done: Sequence[Any], rejected: Sequence[Any]) -> None:
+        """A file keeps its lines."""
+
+    def interrupt(self) -> None:
+        """End a waiting `read`."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """Close the file; `open` comes back to where it was."""
+        self._rest.clear()
+        self._too_long = 0
+        self._release()
+
+    def _release(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _look(self) -> list[Received] | None:
+        """Take lines without waiting, going on to newer files; None at the end of what is to be read."""
+        while self._descriptor >= 0 or self._find():
+            page = self._lines()
+            if page:
+                return page
+            if self._finished:
+                return None
+            if self._fill() or self._truncated():
+                continue
+            newer = self._newer()
+            if newer is None:
+                if self._options.follow:
+                    return []
+                self._finished = True
+                return self._rest_of_file(torn=False) or None
+            if self._fill():
+                continue  # it was written between our last look at it and its rotation
+            page = self._rest_of_file(torn=True)
+            if page:
+                return page
+            self._switch(newer, 0)
+        return []
+
+    def _find(self) -> bool:
+        """Open the file to read: at first where `start` says, then the one that was being read; False when there is none."""
+        files = self._files()
+        if not files:
+            return False
+        if self._begun:
+            for file in files:
+                if file.inode == self._inode:
+                    return self._switch(file, self._line_at)
+            return self._switch(files[-1], 0)
+        if not self._options.follow:
+            self._last = files[0]
+        place = _POSITION.fullmatch(self._start)
+        file = files[-1] if self._start == BEGINNING else files[0]
+        offset = int(place[1]) if place else 0
+        if place and place[2]:
+            named = [one for one in files if one.inode == int(place[2])]
+            if not named:
+                logger.warning("%s: the file of position %s is gone, starting at the oldest", self.shown, self._start)
+                offset = 0
+            file = named[0] if named else files[-1]
+        if not self._switch(file, offset):
+            return False
+        if self._start == END:
+            self._line_at = self._end_of_last_line()
+        self._begun = True
+        return True
+
+    def _files(self) -> list[_File]:
+        """The files that are there, newest first.
+
+        Looked for in the direction in which rotation renames, so that none is missed meanwhile; one that is met twice
+        counts where it was met last.
+        """
+        name = self._path.name
+        numbers = []
+        for sibling in self._path.parent.glob(f"{_escaped(name)}.*"):
+            number = sibling.name[len(name) + 1 :]
+            if number.isascii() and number.isdigit():
+                numbers.append(int(number))
+        found: dict[int, _File] = {}
+        for path in (self._path, *(self._path.with_name(f"{name}.{number}") for number in sorted(numbers))):
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                continue
+            found.pop(status.st_ino, None)
+            found[status.st_ino] = _File(path, status.st_ino, status.st_size)
+        return list(found.values())
+
+    def _switch(self, file: _File, offset: int) -> bool:
+        """Read this file from now on; False when it is another one by now."""
+        try:
+            # Without O_NONBLOCK, opening a named pipe would wait for its writer.
+            descriptor = os.open(file.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        except FileNotFoundError:
+            return False
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(descriptor)
+            raise FatalError(f"{self.shown}: is not a regular file")
+        if status.st_ino != file.inode:
+            os.close(descriptor)
+            return False
+        self._release()
+        self._descriptor, self._inode, self._line_at = descriptor, file.inode, offset
+        self._rest.clear()
+        self._too_long = 0
+        return True
+
+    @property
+    def _read_to(self) -> int:
+        return self._line_at + self._too_long + len(self._rest)
+
+    def _fill(self) -> bool:
+        """Read on in this file; False at its end."""
+        most = _CHUNK
+        if self._last is not None and self._last.inode == self._inode:
+            most = max(0, min(most, self._last.size - self._read_to))
+        os.lseek(self._descriptor, self._read_to, os.SEEK_SET)
+        data = os.read(self._descriptor, most)
+        self._rest += data
+        return bool(data)
+
+    def _truncated(self) -> bool:
+        """Whether the file was cut and is read from its beginning again, as after logrotate's copytruncate."""
+        if os.fstat(self._descriptor).st_size >= self._read_to:
+            return False
+        logger.warning("%s: was truncated, reading it from its beginning", self.shown)
+        self.restarts += 1
+        self._line_at = self._too_long = 0
+        self._rest.clear()
+        return True
+
+    def _newer(self) -> _File | None:
+        """The file that follows this one, once there is one."""
+        if self._last is not None and self._last.inode == self._inode:
+            return None
+        with contextlib.suppress(FileNotFoundError):
+            if self._path.stat().st_ino == self._inode:
+                return None
+        files = self._files()
+        for newer, file in zip([None, *files], files, strict=False):
+            if file.inode == self._inode:
+                return newer
+        return files[-1] if files else None  # ours was deleted, so all that are there are newer
+
+    def _lines(self) -> list[Received]:
+        """Take complete lines from what was read."""
+        page: list[Received] = []
+        begin = 0
+        while len(page) < self._options.page_size:
+            end = self._rest.find(b"\n", begin)
+            if end < 0:
+                break
+            line = bytes(self._rest[begin:end])
+            self._line_at += self._too_long + end + 1 - begin
+            begin = end + 1
+            if self._too_long or line.strip():
+                page.append(self._receive(line))
+            self._too_long = 0
+        del self._rest[:begin]
+        if len(self._rest) > self._options.max_event_bytes and b"\n" not in self._rest:
+            self._too_long += len(self._rest)
+            self._rest.clear()
+        return page
+
+    def _rest_of_file(self, torn: bool) -> list[Received]:
+        """Take what is behind the last end of a line, when nobody will complete it (torn), or when it is an event as it is."""
+        if not self._rest and not self._too_long:
+            return []
+        before = self._line_at
+        self._line_at = self._read_to
+        item = self._receive(bytes(self._rest))
+        if item.event is None and not torn:
+            self._line_at = before
+            return []
+        self._rest.clear()
+        self._too_long = 0
+        return [item]
+
+    def _receive(self, line: bytes) -> Received:
+        """Make an item of the line before `_line_at`."""
+        position = f"{self._line_at}@{self._inode}"
+        if self._too_long:
+            length = self._too_long + len(line)
+            error = f"no event: a line of {length:,} bytes; max_event_bytes is {self._options.max_event_bytes:,}"
+            return Received(None, error, line[:_SHOWN_OF_LONG_LINE], "", 0, position)
+        event, error = read_event(line, self._options.max_event_bytes)
+        if event is None:
+            return Received(None, error, line, "", 0, position)
+        producer, seq, reason = _take_labels(event)
+        return Received(event, "", line, producer, seq, position, reason)
+
+    def _end_of_last_line(self) -> int:
+        """Where the last complete line of this file ends."""
+        end = os.fstat(self._descriptor).st_size
+        while end > 0:
+            begin = max(0, end - _CHUNK)
+            os.lseek(self._descriptor, begin, os.SEEK_SET)
+            newline = os.read(self._descriptor, end - begin).rfind(b"\n")
+            if newline >= 0:
+                return begin + newline + 1
+            end = begin
+        return 0
+
+
+def _take_labels(event: StreamllEvent) -> tuple[str, int, str]:
+    """Take what FileSink wrote beside the event out of it again: producer, number, and in a dead letter the reason."""
+    producer, seq = event.extra.get("producer"), event.extra.get("seq")
+    if not (isinstance(producer, str) and producer and isinstance(seq, int) and seq > 0):
+        return "", 0, ""
+    reason = event.extra.get("reason", "")
+    taken = ("producer", "seq", "reason") if isinstance(reason, str) else ("producer", "seq")
+    event.extra = {name: value for name, value in event.extra.items() if name not in taken}
+    return producer, seq, reason if isinstance(reason, str) else ""
+
+
+def _escaped(name: str) -> str:
+    """A file's name as a pattern that matches only itself."""
+    return re.sub(r"([*?\[])", r"[\1]", name)

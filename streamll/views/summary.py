@@ -1,0 +1,143 @@
+"""Summary: what each operation did, folded from events. How often, how often it failed, and how long it took.
+
+What belongs here: the fold and its table, as pure functions of events. What does not: where the events come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import ceil, exp, log
+
+from streamll.models import StreamllEvent
+from streamll.views.line import neutral
+
+OTHERS = "(others)"
+"""Where operations are counted beyond the most that are told apart."""
+
+_ERROR_LEVELS = frozenset({"error", "critical"})
+_LONGEST_NAME = 200
+_LONGEST_DURATION = 2**63
+# A bucket reaches from its lower end to 1.02 times that: its middle is within 1 % of all that is in it.
+_WIDTH = log(1.02)
+
+
+@dataclass(frozen=True)
+class OperationSummary:
+    """What is known of one operation.
+
+    Attributes:
+        operation: Its name; that of the function where the event has no operation, else the event's type.
+        calls: Spans that ended.
+        errors: Those of them that ended with an error.
+        events: Its other events: what was emitted under its name.
+        total_ms: The time of all its calls, in milliseconds.
+        p50_ms, p95_ms: Quantiles of a call's time, to within 1 %; None without calls.
+        max_ms: The longest call; None without calls.
+    """
+
+    operation: str
+    calls: int
+    errors: int
+    events: int
+    total_ms: float
+    p50_ms: float | None
+    p95_ms: float | None
+    max_ms: float | None
+
+
+class Summary:
+    """A fold over events, in memory that does not grow with their number.
+
+    Args:
+        most_operations: Operations told apart; further ones are counted together as `(others)`.
+    """
+
+    def __init__(self, most_operations: int = 1000) -> None:
+        self._most = most_operations
+        self._operations: dict[str, _Operation] = {}
+
+    def add(self, event: StreamllEvent) -> None:
+        """Take an event in."""
+        name = event.operation or ".".join(part for part in (event.module_name, event.method_name) if part)
+        name = (name or event.event_type)[:_LONGEST_NAME]
+        if name not in self._operations and len(self._operations) >= self._most:
+            name = OTHERS
+        operation = self._operations.setdefault(name, _Operation())
+        if event.event_type == "span":
+            operation.call(event)
+        else:
+            operation.events += 1
+
+    def operations(self) -> list[OperationSummary]:
+        """Return what is known, the operations that took most time first."""
+        rows = [operation.read(name) for name, operation in self._operations.items()]
+        return sorted(rows, key=lambda row: (-row.total_ms, -row.calls, -row.events, row.operation))
+
+    def table(self) -> str:
+        """Return it as a table for people, a line for each operation; no text of an event can harm a terminal."""
+        head = ("operation", "calls", "errors", "events", "p50 ms", "p95 ms", "max ms", "total ms")
+        lines = [head]
+        for row in self.operations():
+            times = (row.p50_ms, row.p95_ms, row.max_ms, row.total_ms if row.calls else None)
+            counts = (f"{row.calls:,}", f"{row.errors:,}", f"{row.events:,}")
+            lines.append((neutral(row.operation), *counts, *("-" if ms is None else f"{ms:,.3f}" for ms in times)))
+        widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+        return "\n".join(
+            "  ".join(
+                text.ljust(width) if column == 0 else text.rjust(width)
+                for column, (text, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in lines
+        )
+
+
+def summarise(events: Iterable[StreamllEvent]) -> Summary:
+    """Fold events into a summary."""
+    summary = Summary()
+    for event in events:
+        summary.add(event)
+    return summary
+
+
+class _Operation:
+    """What is counted of one operation; durations by their order of magnitude, so that their number costs nothing."""
+
+    __slots__ = ("calls", "counts", "errors", "events", "longest", "timed", "total")
+
+    def __init__(self) -> None:
+        self.calls = self.errors = self.events = self.timed = self.total = self.longest = 0
+        self.counts: dict[int, int] = {}
+
+    def call(self, event: StreamllEvent) -> None:
+        self.calls += 1
+        self.errors += "error" in event.data or event.level in _ERROR_LEVELS
+        duration = event.data.get("duration_ns")
+        if type(duration) is int and 0 <= duration < _LONGEST_DURATION:
+            bucket = ceil(log(duration) / _WIDTH) if duration else -1
+            self.counts[bucket] = self.counts.get(bucket, 0) + 1
+            self.timed += 1
+            self.total += duration
+            self.longest = max(self.longest, duration)
+
+    def read(self, name: str) -> OperationSummary:
+        return OperationSummary(
+            operation=name,
+            calls=self.calls,
+            errors=self.errors,
+            events=self.events,
+            total_ms=self.total / 1e6,
+            p50_ms=self._quantile(0.5),
+            p95_ms=self._quantile(0.95),
+            max_ms=self.longest / 1e6 if self.timed else None,
+        )
+
+    def _quantile(self, share: float) -> float | None:
+        """The duration, in milliseconds, that this share of the calls did not exceed."""
+        rank = ceil(share * self.timed)
+        for bucket, count in sorted(self.counts.items()):
+            rank -= count
+            if rank <= 0:
+                middle = exp((bucket - 0.5) * _WIDTH) if bucket >= 0 else 0.0
+                return min(middle, self.longest) / 1e6
+        return None
