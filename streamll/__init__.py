@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from streamll.models import StreamllEvent
     from streamll.propagation import extract, inject
     from streamll.spans import capture_exception, span
-    from streamll.trace import trace
+    from streamll.tracing import trace
 
 _HOMES = {
     "Stats": "api",
@@ -60,7 +60,7 @@ _HOMES = {
     "inject": "propagation",
     "capture_exception": "spans",
     "span": "spans",
-    "trace": "trace",
+    "trace": "tracing",
 }
 
 __all__ = [

@@ -1,7 +1,7 @@
 """Spans and errors: what turns a piece of the program's run into an event.
 
 What belongs here: the one way in which events take up the scope they are made in, `span`, and `capture_exception`. What
-does not: the decorator (trace.py), and what becomes of an event once the hub has it.
+does not: the decorator (tracing.py), and what becomes of an event once the hub has it.
 
 Two rules hold for all of it. Nothing is ever raised into the program, and an error that passes through leaves as it
 came. And nothing of an error is kept but words: an exception kept is a traceback kept is every frame's locals kept.
@@ -62,11 +62,8 @@ def event_here(
         scope = current()
     if scope.muted:
         return None
-    if type(data) is not dict:  # an abstract class takes its time to answer
-        if data is None:
-            data = {}
-        elif not isinstance(data, Mapping):
-            data = {"data": data}
+    if type(data) is not dict:
+        data = _as_dict(data)
     return StreamllEvent(
         event_type=event_type,
         event_id=new_event_id(),
@@ -81,6 +78,17 @@ def event_here(
         data={**scope.attributes, **data},
         tags=[] if tags is None else tags,
     )
+
+
+def _as_dict(data: Any) -> dict[Any, Any]:
+    if data is None:
+        return {}
+    try:
+        if isinstance(data, Mapping):
+            return dict(data)
+    except Exception:  # noqa: S110  # the mapping's own code
+        pass
+    return {"data": data}
 
 
 def hand_over(event: StreamllEvent) -> bool:

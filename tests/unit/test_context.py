@@ -8,10 +8,12 @@ import inspect
 import os
 import threading
 import weakref
+from collections import UserDict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
 from functools import partial
+from types import MappingProxyType
 
 import pytest
 
@@ -74,24 +76,28 @@ class TestBind:
 
     def test_one_block_may_be_entered_again_and_by_threads_at_once(self, events: list[StreamllEvent]) -> None:
         shared = bind(part="x")
-        here = threading.Barrier(2, timeout=10)
+        turn = threading.Barrier(2, timeout=10)
         seen: list[dict[str, object]] = []
 
         def work() -> None:
             with shared:
-                here.wait()
                 seen.append(emit().data)
-            here.wait()
+                turn.wait()  # the others enter
+                turn.wait()
             seen.append(emit().data)
+            turn.wait()  # the others are still inside
+            turn.wait()
 
+        thread = threading.Thread(target=work)
+        thread.start()
+        turn.wait()
         with shared, shared:
-            threads = [threading.Thread(target=work) for _ in range(2)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
+            turn.wait()
+            turn.wait()
             assert emit().data == {"part": "x"}
-        assert sorted(seen, key=len) == [{}, {}, {"part": "x"}, {"part": "x"}]
+        turn.wait()
+        thread.join()
+        assert seen == [{"part": "x"}, {}]
         assert current() is ROOT
 
     def test_leaving_what_was_not_entered_is_no_error(self, events: list[StreamllEvent]) -> None:
@@ -158,6 +164,18 @@ class TestEventHere:
             assert event is not None
             assert event.data == {"data": data}
 
+    def test_any_mapping_will_do(self) -> None:
+        class Broken(UserDict[str, int]):
+            def __iter__(self) -> Iterator[str]:
+                raise RuntimeError("no")
+
+        broken = Broken(a=1)
+        for data, kept in ((None, {}), (MappingProxyType({"a": 1}), {"a": 1}), (broken, {"data": broken})):
+            event = event_here("noted", data)
+            assert event is not None
+            assert list(event.data) == list(kept)
+            assert all(event.data[key] is kept[key] for key in kept)
+
     def test_fields_arrive(self) -> None:
         event = event_here(
             "noted", {"a": 1}, operation="o", level="debug", module_name="m", method_name="f", tags=["t"]
@@ -204,8 +222,11 @@ class TestOrder:
             thread.start()
             thread.join()
             assert emit().span_id == outer.span_id
+            with span("next"):
+                pass
         assert current() is ROOT
-        assert [event.operation for event in events] == ["moved", "outer"]
+        assert [event.operation for event in events] == ["moved", "next", "outer"]
+        assert events[1].parent_span_id == outer.span_id
 
     def test_left_in_a_task_that_inherited_it(self, events: list[StreamllEvent]) -> None:
         async def main() -> None:
@@ -356,21 +377,29 @@ class TestBindContext:
         assert mine.get() == 8
 
     def test_a_coroutine_function_runs_in_it_step_by_step(self, events: list[StreamllEvent]) -> None:
-        async def work(turns: int) -> list[str]:
+        mine: ContextVar[int] = ContextVar("mine", default=0)
+
+        async def work(turns: int) -> list[tuple[str, int]]:
             seen = []
-            for _ in range(turns):
-                seen.append(emit().span_id)
+            for turn in range(turns):
+                seen.append((emit().span_id, mine.get()))
+                mine.set(10 * turns + turn)
                 await asyncio.sleep(0)
             return seen
 
         with span("parent") as parent:
+            mine.set(1)
             bound = bind_context(work)
+            mine.set(2)
         assert inspect.iscoroutinefunction(bound)
 
         async def main() -> None:
             with span("elsewhere") as elsewhere:
-                assert list(await asyncio.gather(bound(3), bound(2))) == [[parent.span_id] * 3, [parent.span_id] * 2]
+                three, two = await asyncio.gather(bound(3), bound(2))
                 assert emit().span_id == elsewhere.span_id
+                assert mine.get() == 2
+            assert three == [(parent.span_id, n) for n in (1, 30, 31)]
+            assert two == [(parent.span_id, n) for n in (1, 20)]
 
         asyncio.run(main())
 
@@ -405,27 +434,30 @@ class TestBindContext:
         asyncio.run(main())
 
     def test_an_error_keeps_no_frame_alive(self) -> None:
-        class Local:
-            pass
-
-        kept: list[weakref.ref[Local]] = []
+        kept: list[weakref.ref[Marker]] = []
 
         @bind_context
-        async def fail() -> None:
-            local = Local()
+        async def fail(waits: bool) -> None:
+            local = Marker()
             kept.append(weakref.ref(local))
+            if waits:
+                await asyncio.sleep(0)
             raise ValueError("no")
 
-        async def main() -> None:
-            task = asyncio.ensure_future(fail())
-            await asyncio.wait([task])
-            assert isinstance(task.exception(), ValueError)
+        def drive(thrown: list[Exception]) -> None:
+            running = fail(waits=bool(thrown))
+            try:
+                running.send(None)
+                running.throw(thrown.pop())
+            except ValueError:
+                pass
 
         gc.collect()
         gc.disable()
         try:
-            asyncio.run(main())
-            assert kept[0]() is None
+            drive([])
+            drive([ValueError("in")])
+            assert [each() for each in kept] == [None, None]
         finally:
             gc.enable()
 
@@ -464,10 +496,11 @@ class TestFork:
             child = os.fork()
             if child == 0:  # pragma: no cover  # it leaves without a word to anybody
                 try:
-                    parent.__exit__(None, None, None)
+                    apart = current() is ROOT
                     with span("own") as own:
                         pass
-                    apart = own.execution_id != parent.execution_id and len(events) == 1 and current() is ROOT
+                    parent.__exit__(None, None, None)
+                    apart &= own.execution_id != parent.execution_id and len(events) == 1 and current() is ROOT
                     os.write(answer, b"apart" if apart else b"mixed up")
                 finally:
                     os._exit(0)
