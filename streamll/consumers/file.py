@@ -29,7 +29,7 @@ from streamll.options import SinkOptions
 
 logger = logging.getLogger("streamll.consumers")
 
-SINK_OPTIONS = frozenset({"max_file_bytes", "max_files"})
+SINK_OPTIONS = frozenset({"name", "max_file_bytes", "max_files"})
 """What only FileSink can be told; its URL serves to read it back, so it is left out."""
 
 _CHUNK = 256 * 1024

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 SINK_OPTIONS = frozenset(
     {
+        "name",
         "exchange_type",
         "routing_key",
         "queue_type",
@@ -103,8 +104,8 @@ class RabbitMQConsumer(Consumer):
     Args:
         amqp_url: The server, as for RabbitMQSink: `amqp://user:password@host/vhost`. Its query may hold options; those
             that only a sink can be told are left out.
-        queue: The queue, when the URL does not name it.
-        exchange: The exchange, when the URL does not name it.
+        queue: The queue, instead of the URL's; empty: none.
+        exchange: The exchange, instead of the URL's.
         options: Those of RabbitMQConsumerOptions.
 
     Raises:
@@ -112,12 +113,16 @@ class RabbitMQConsumer(Consumer):
     """
 
     def __init__(
-        self, amqp_url: str = "amqp://guest:guest@localhost/", queue: str = "", exchange: str = "", **options: Any
+        self,
+        amqp_url: str = "amqp://guest:guest@localhost/",
+        queue: str | None = None,
+        exchange: str | None = None,
+        **options: Any,
     ) -> None:
         ours = RabbitMQConsumerOptions.names()
         address = read_url(amqp_url, ours={*ours, *SINK_OPTIONS, *SinkOptions.names()})
         found = {name: value for name, value in address.options.items() if name in ours}
-        named = {name: value for name, value in (("queue", queue), ("exchange", exchange)) if value}
+        named = {name: value for name, value in (("queue", queue), ("exchange", exchange)) if value is not None}
         chosen = RabbitMQConsumerOptions.from_mapping({**found, **named, **options})
         super().__init__(_RabbitMQSource(address, chosen), chosen)
 
@@ -162,7 +167,7 @@ class _RabbitMQSource:
                 self._had = link.count_messages(options.queue, deadline=deadline)
                 self._subscribe(link, session, deadline)
             else:
-                queue = link.declare_own_queue(options.exchange, options.binding_key, deadline=deadline)
+                queue = link.watch_exchange(options.exchange, options.binding_key, deadline=deadline)
                 link.subscribe(queue, session.on_message, options.prefetch, {}, deadline=deadline)
         except Refused as error:
             raise _explain(error, self.shown) from error

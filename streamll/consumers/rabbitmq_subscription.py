@@ -34,7 +34,7 @@ class Subscription(Connection):
         self._ask(request, deadline)
         return int(answers[0].method.message_count)
 
-    def declare_own_queue(self, exchange: str, binding_key: str, *, deadline: float) -> str:
+    def watch_exchange(self, exchange: str, binding_key: str, *, deadline: float) -> str:
         """Bind a queue that lives as long as this connection to an exchange, which must exist; return its name."""
         answers: list[Any] = []
 

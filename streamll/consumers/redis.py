@@ -41,7 +41,9 @@ from streamll.wire.redis import FIELD_EVENT, Argument, decode_entry
 
 logger = logging.getLogger("streamll.consumers")
 
-SINK_OPTIONS = frozenset({"max_stream_length", "trim", "dead_letter_stream", "fence", "create_group", "wait_replicas"})
+SINK_OPTIONS = frozenset(
+    {"name", "max_stream_length", "trim", "dead_letter_stream", "fence", "create_group", "wait_replicas"}
+)
 """What only RedisSink can be told; its URL serves to read the stream back, so it is left out."""
 
 _PAGE_BYTES = 4 * MIB
@@ -159,6 +161,8 @@ class _RedisSource:
             self._after = named.get(start, start)
             if not self._options.follow:
                 self._until = last or _FIRST
+            if last is None and not self._group:
+                logger.warning("%s: does not exist (yet)", self.shown)
             if self._group:
                 self._make_group(b"$" if start == END else self._after.encode())
         else:

@@ -23,7 +23,8 @@ LINE_LIMIT = 1000
 
 # C0, DEL and C1 (one of which begins a control sequence in some terminals); line and paragraph separators; marks that
 # turn the reading direction; the byte-order mark; surrogates, which no terminal can be sent.
-_HARMFUL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+HARMFUL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+"""Every character that a terminal would obey, or that hides what it shows."""
 _PLAIN_WORD = re.compile(r"[^\s\"'=,\[\]{}]{1,200}")
 _SHOWN_OF_EXECUTION = 8
 
@@ -39,7 +40,7 @@ _LEVELS = {
 
 def neutral(text: str) -> str:
     r"""Return text in which every character that a terminal would obey is an escape: ESC becomes `\x1b`."""
-    return _HARMFUL.sub(_escape, text)
+    return HARMFUL.sub(_escape, text)
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -77,7 +77,7 @@ class Summary:
     def table(self) -> str:
         """Return it as a table for people, a line for each operation; no text of an event can harm a terminal."""
         head = ("operation", "calls", "errors", "events", "p50 ms", "p95 ms", "max ms", "total ms")
-        lines = [head]
+        lines: list[tuple[str, ...]] = [head]
         for row in self.operations():
             times = (row.p50_ms, row.p95_ms, row.max_ms, row.total_ms if row.calls else None)
             counts = (f"{row.calls:,}", f"{row.errors:,}", f"{row.events:,}")

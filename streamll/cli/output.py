@@ -1,0 +1,79 @@
+"""What commands print: without credentials, and harmless to a terminal."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from streamll import codec
+from streamll.consumers import Received
+from streamll.models import StreamllEvent
+from streamll.options import MIB
+from streamll.values import clean
+from streamll.views.line import HARMFUL, format_event, neutral
+
+# From `://` to the last `@` that is not behind white space: a password may have been written without its escapes.
+_LOGIN = re.compile(r"://[^\s'\"]*@")
+_SECRET_OPTION = re.compile(r"([?&][a-z_]*password=)[^&\s'\"]*", re.IGNORECASE)
+_SHOWN_OF_UNDECODABLE = 80
+_TIDIED_BYTES = 64 * MIB
+
+
+def conceal(text: str) -> str:
+    """Return text in which no URL shows its user, its password, or a password among its options."""
+    return _SECRET_OPTION.sub(r"\1***", _LOGIN.sub("://***@", text))
+
+
+def write_line(text: str) -> None:
+    """Print a line at once; what the encoding of the output cannot say becomes an escape."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    sys.stdout.flush()
+
+
+def takes_color(environ: Mapping[str, str]) -> bool:
+    """Whether standard output is a terminal that shows colours, and nobody asked for none (NO_COLOR)."""
+    return sys.stdout.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+
+
+def as_text(item: Received, *, color: bool, dated: bool) -> str:
+    """Return an item as a line for people."""
+    if item.event is None:
+        shown, more = item.payload[:_SHOWN_OF_UNDECODABLE], len(item.payload) - _SHOWN_OF_UNDECODABLE
+        rest = f" and {more:,} bytes more" if more > 0 else ""
+        return neutral(f"undecodable entry at {item.position}: {item.error}: {shown!r}{rest}")
+    line = format_event(item.event, color=color, dated=dated)
+    return f"{line} (dead letter: {neutral(item.dead_letter)})" if item.dead_letter else line
+
+
+def as_json(item: Received) -> str:
+    """Return an item as one line of JSON: the event with `producer`, `seq` and `position`, as FileConsumer reads it too.
+
+    An undecodable entry has `undecodable` (why) and `payload` (Base64) instead of the event.
+    """
+    labels: dict[str, Any] = {"producer": item.producer, "seq": item.seq} if item.producer else {}
+    if item.dead_letter:
+        labels["reason"] = item.dead_letter
+    labels["position"] = item.position
+    if item.event is None:
+        text = json.dumps({"undecodable": item.error, "payload": base64.b64encode(item.payload).decode(), **labels})
+    else:
+        text = _event_as_json(item.event, labels)
+    return HARMFUL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def _event_as_json(event: StreamllEvent, labels: dict[str, Any]) -> str:
+    labelled = msgspec.structs.replace(event, extra={**event.extra, **labels})
+    try:
+        return codec.to_json(labelled).decode()
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        # MessagePack can say more than JSON: keys that are no strings, types of its own, any depth.
+        parts = ("data", "tags", "resource", "extra")
+        tidied = {name: clean(getattr(labelled, name), None, _TIDIED_BYTES).value for name in parts}
+        return codec.to_json(msgspec.structs.replace(labelled, **tidied)).decode()
