@@ -9,14 +9,20 @@ Headers come from outside, so nothing in them is an error: what cannot be unders
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
-from typing import Any, TypeVar, overload
+from collections.abc import Iterable, MutableMapping
+from typing import Any, Protocol, TypeVar, overload
 
 from streamll.context import Block, Scope, current, execution
 from streamll.ids import new_span_id
 
 Carrier = TypeVar("Carrier", bound=MutableMapping[str, Any])
-Headers = Mapping[Any, Any] | Iterable[tuple[Any, Any]]
+
+
+class _Items(Protocol):
+    def items(self) -> Iterable[tuple[Any, Any]]: ...
+
+
+Headers = _Items | Iterable[tuple[Any, Any]]
 
 _TRACEPARENT = re.compile(
     r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-[\x20-\x7e]*)?"
@@ -75,7 +81,7 @@ def extract(carrier: Headers | None) -> Block:
     begins. Never raises.
 
     Args:
-        carrier: A mapping, or pairs of name and value. Names in any case, also as in a WSGI environment
+        carrier: Anything with `items()`, or pairs of name and value. Names in any case, also as in a WSGI environment
             (`HTTP_TRACEPARENT`); names and values as strings or bytes; values also as lists of them.
     """
     try:
@@ -88,13 +94,14 @@ def extract(carrier: Headers | None) -> Block:
     return Block(lambda outer: Scope(trace_id, span_id, "", outer.attributes, outer.muted, flags, state))
 
 
-def _read(carrier: Headers | None) -> tuple[str, str, str, str] | None:
+def _read(carrier: Any) -> tuple[str, str, str, str] | None:
     """Return trace id, span id, flags and state; None without a valid traceparent."""
     if carrier is None:
         return None
     parents: list[str] = []
     states: list[str] = []
-    for name, value in carrier.items() if isinstance(carrier, Mapping) else _pairs(carrier):
+    items = getattr(carrier, "items", None)
+    for name, value in items() if callable(items) else carrier:
         header = _text(name).lower().removeprefix("http_")
         if header == "traceparent":
             parents += _texts(value)
@@ -118,11 +125,6 @@ def _read_state(headers: list[str]) -> str:
     if len(members) > _MEMBERS_BOUND or len(keys) < len(members) or not all(map(_MEMBER.fullmatch, members)):
         return ""
     return ",".join(members)
-
-
-def _pairs(carrier: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
-    items = getattr(carrier, "items", None)  # some frameworks' headers are no `Mapping` by name
-    yield from items() if callable(items) else carrier
 
 
 def _text(value: Any) -> str:

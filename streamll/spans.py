@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import Token
 from time import perf_counter_ns, time_ns
 from types import CodeType, TracebackType
@@ -34,6 +34,10 @@ STACK_BOUND = 50
 
 # The ways in which asyncio and trio end a task, by name, so that neither has to be imported to know them.
 _CANCELLATIONS = frozenset({"CancelledError", "Cancelled"})
+
+# Looked up on `type` itself: a metaclass may answer for its classes with code of its own.
+_qualname_of: Callable[[type], str] = type.__dict__["__qualname__"].__get__
+_module_of: Callable[[type], object] = type.__dict__["__module__"].__get__
 
 _forks = 0
 
@@ -106,11 +110,13 @@ def hand_over(event: StreamllEvent) -> bool:
 def describe_error(error: BaseException) -> dict[str, Any]:
     """Put an error into words: its type's qualified name, and its message, bounded."""
     kind = type(error)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    name, module = _qualname_of(kind), _module_of(kind)
+    if isinstance(module, str) and module != "builtins":
+        name = f"{module}.{name}"
     try:
         message = str(error)
     except Exception:
-        message = f"<the __str__ of {kind.__name__} raised>"
+        message = f"<{name}.__str__ raised>"
     if len(message) > MESSAGE_BOUND:
         message = message[:MESSAGE_BOUND] + "..."
     return {"type": name, "message": message}
@@ -302,15 +308,18 @@ def capture_exception(error: BaseException | None = None, /, **data: Any) -> str
         error = sys.exc_info()[1]
         if error is None:
             return None
-    stack, module_name, method_name = _describe_stack(getattr(error, "__traceback__", None))
-    event = event_here(
-        "error",
-        {**data, "error": {**describe_error(error), "stack": stack}},
-        level="error",
-        module_name=module_name,
-        method_name=method_name,
-    )
-    return event.event_id if event is not None and hand_over(event) else None
+    try:
+        stack, module_name, method_name = _describe_stack(getattr(error, "__traceback__", None))
+        event = event_here(
+            "error",
+            {**data, "error": {**describe_error(error), "stack": stack}},
+            level="error",
+            module_name=module_name,
+            method_name=method_name,
+        )
+        return event.event_id if event is not None and hub.dispatch(event) else None
+    except Exception:  # as in `hand_over`, or a stack too full for these calls
+        return None
 
 
 def _describe_stack(traceback: TracebackType | None) -> tuple[list[str], str, str]:

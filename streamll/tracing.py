@@ -57,7 +57,7 @@ def trace(
     order of the decorators) and callable objects. The span ends when the function returns, when the coroutine is done,
     when the generator is exhausted or closed; a generator's span counts its `items`. A function that returns an
     awaitable without being a coroutine function is timed until it returns. The event's `module_name` and `method_name`
-    are the function's.
+    are the function's. A decorator that gives a function attributes, such as `functools.lru_cache`, goes above it.
 
     Args:
         function: What to wrap, or the operation's name.

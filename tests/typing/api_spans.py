@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import UserDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
+from email.message import Message
 from typing import Any, TypeVar
 
 from typing_extensions import assert_type
@@ -95,8 +96,6 @@ class Service:
 async def traced(service: Service) -> None:
     assert_type(plain(1, b=""), bytes)
     assert_type(called("a"), list[str])
-    awaitable = coroutine(1)
-    assert_type(awaitable, Coroutine[Any, Any, str])
     assert_type(await coroutine(1), str)
     assert_type(generator(1), Generator[int, str, bytes])
     assert_type([each async for each in async_generator(1)], list[int])
@@ -115,7 +114,9 @@ streamll.trace(5)  # type: ignore[call-overload]
 # blocks
 
 
-def blocks(headers: dict[str, str], environ: dict[str, Any], scope: list[tuple[bytes, bytes]]) -> None:
+def blocks(
+    headers: dict[str, str], environ: dict[str, Any], scope: list[tuple[bytes, bytes]], message: Message
+) -> None:
     with streamll.bind(user=1, tenant="blue"):
         pass
     with streamll.execution() as execution_id, streamll.execution("order-42"):
@@ -124,6 +125,7 @@ def blocks(headers: dict[str, str], environ: dict[str, Any], scope: list[tuple[b
         streamll.extract(headers),
         streamll.extract(environ),
         streamll.extract(scope),
+        streamll.extract(message),
         streamll.extract(None) as continued,
     ):
         assert_type(continued, str)
@@ -151,8 +153,6 @@ streamll.inject([])  # type: ignore[call-overload]
 
 def bound(pool: ThreadPoolExecutor) -> None:
     assert_type(streamll.bind_context(plain)(1, b=""), bytes)
-    awaitable = streamll.bind_context(coroutine)(1)
-    assert_type(awaitable, Coroutine[Any, Any, str])
     future = pool.submit(streamll.bind_context(plain), 1)
     assert_type(future, Future[bytes])
     streamll.bind_context(plain)("a")  # type: ignore[arg-type]
@@ -160,6 +160,7 @@ def bound(pool: ThreadPoolExecutor) -> None:
 
 async def bound_coroutine(answer: Callable[[int], Awaitable[str]]) -> None:
     assert_type(await streamll.bind_context(answer)(1), str)
+    assert_type(await streamll.bind_context(coroutine)(1), str)
 
 
 # capture_exception

@@ -122,7 +122,7 @@ class TestErrors:
     def test_one_that_cannot_say_what_it_is(self, events: list[StreamllEvent]) -> None:
         with pytest.raises(BrokenError) as caught, span("work"):
             raise BrokenError
-        assert events[0].data["error"]["message"] == "<the __str__ of BrokenError raised>"
+        assert events[0].data["error"]["message"] == f"<{__name__}.BrokenError.__str__ raised>"
         assert caught.value.__context__ is None
 
     def test_a_long_message_is_cut(self, events: list[StreamllEvent]) -> None:
@@ -338,6 +338,26 @@ class TestCaptureException:
     def test_what_is_no_error_is_no_error_of_the_hosts(self, events: list[StreamllEvent]) -> None:
         capture_exception("oops")  # type: ignore[arg-type]  # what an untyped program may do
         assert events[0].data["error"] == {"type": "str", "message": "oops", "stack": []}
+
+    def test_an_error_whose_type_hides_its_name(self, events: list[StreamllEvent]) -> None:
+        class Nameless(type):
+            def __getattribute__(cls, name: str) -> object:
+                if name == "__module__":
+                    raise RuntimeError("no name")
+                return super().__getattribute__(name)
+
+        class OddError(Exception, metaclass=Nameless):
+            pass
+
+        odd = OddError()
+        assert capture_exception(odd) is not None
+        try:
+            with span("work"):
+                raise odd
+        except OddError as error:
+            assert error is odd  # noqa: PT017  # what pytest makes of it asks for its module's name
+        names = {event.data["error"]["type"].rsplit(".", 1)[1] for event in events}
+        assert names == {"OddError"}
 
     def test_a_deep_stack_is_bounded(self, events: list[StreamllEvent]) -> None:
         try:
