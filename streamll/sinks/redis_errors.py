@@ -55,6 +55,8 @@ _BY_TEXT: tuple[tuple[str, str, tuple[Failure, str]], ...] = (
         (_FATAL, "the server does not know or not allow the command; streamll needs Redis 5"),
     ),
     ("cluster support disabled", "ERR", (_FATAL, "the server is no cluster; use redis:// instead of redis+cluster://")),
+    # What the server says to a long request of a client that has not logged in.
+    ("unauthenticated", "NOAUTH", _BY_CODE["NOAUTH"]),
     (
         "protocol error",
         "PROTOCOL",
@@ -126,14 +128,15 @@ def trouble_of(error: BaseException | bytes | str, stream: str = "") -> Trouble:
     if isinstance(cause, PermissionError):
         return Trouble("", _FATAL, f"{text}: this process may not use the socket")
     known = _by_text(text)
-    if known is not None:
+    if known is not None and known[0] != "PROTOCOL":  # here it would be redis-py that cannot read what came
         return _of_reply(text, stream)
     return Trouble("", _UNAVAILABLE, text or name)
 
 
 def _of_reply(text: str, stream: str) -> Trouble:
-    # An unknown command is quoted with its arguments: an event, or a password.
+    # An unknown command is quoted with its arguments: an event, or a password. A transaction quotes what it met.
     text = _line(text.removeprefix("-").partition(", with args beginning with")[0])
+    text = text.partition("Transaction discarded because of: ")[2] or text
     known = _by_text(text)
     if known is not None:
         code, (failure, remedy) = known

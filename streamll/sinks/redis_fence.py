@@ -256,6 +256,7 @@ class TransactionFence:
         """Send one transaction for what is above the fence; False when the fence was touched and it did nothing."""
         target = self._target
         if not self._takes_dead_letters and any(items[2::STEP]):
+            self._armed = False  # to look again, when it has been mended
             progress.trouble = trouble_of("WRONGTYPE the dead letters' key is no stream", target.stream)
             return True
         appends = xadd_commands(target.keys, target.producer, target.trim, items)

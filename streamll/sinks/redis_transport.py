@@ -6,7 +6,6 @@ happening twice (redis_fence.py), or what an error means (redis_errors.py).
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Sequence
@@ -19,18 +18,16 @@ from streamll.sinks.redis_fence import Fence, ScriptFence, Target, TransactionFe
 from streamll.sinks.redis_options import RedisOptions
 from streamll.wire.redis import FENCE_TTL, STOPPED_FENCE_TTL, Argument, Keys, Trim
 
-logger = logging.getLogger(__name__)
-
 _LOOK_AFTER = 1.0
 """Seconds without a batch after which the connection is looked at before it is used: is it still there?"""
 
-_FAREWELL = 0.5
+_FAREWELL = 0.2
 """Seconds that a clean close spends on the fence's short life."""
 
 # The server is there, but not the one that serves the stream now: look for that anew.
 _ELSEWHERE = frozenset({"MOVED", "ASK", "READONLY", "CLUSTERDOWN", "MASTERDOWN"})
-# What the server says to EVALSHA where scripts are not permitted: by its ACL, or because the command has no name.
-_NO_SCRIPTS = frozenset({"NOPERM", "UNKNOWN"})
+# What the server says to a command that is not permitted: by its ACL, or because it goes by no name.
+_NOT_PERMITTED = frozenset({"NOPERM", "UNKNOWN"})
 
 
 class RedisTransport:
@@ -61,7 +58,6 @@ class RedisTransport:
         self._after = 0
         self._used = 0.0
         self._fenced = 0.0
-        self._said_lost = False
 
     @property
     def is_open(self) -> bool:
@@ -79,8 +75,7 @@ class RedisTransport:
             self._connection = None
         try:
             connection = self._dialer.connect(deadline, self._tap)
-            if self._options.create_group:
-                self._create_group(connection, deadline)
+            self._greet(connection, deadline)
         except TransportError:
             self._tap.reset()  # an interruption has had its effect, also one that came before
             raise
@@ -112,7 +107,7 @@ class RedisTransport:
         progress = self._fence.append(connection, items, self._after, deadline)
         if (
             progress.trouble is not None
-            and progress.trouble.code in _NO_SCRIPTS
+            and progress.trouble.code in _NOT_PERMITTED
             and self._options.fence == "auto"
             and isinstance(self._fence, ScriptFence)
             and not connection.broken
@@ -126,14 +121,6 @@ class RedisTransport:
             self._fenced = self._used
         if connection.broken or (trouble is not None and trouble.code in _ELSEWHERE):
             self._drop()
-        if progress.lost and not self._said_lost:
-            self._said_lost = True
-            logger.warning(
-                "Redis has lost at most %d events of stream %s that it had acknowledged (failover, flush, eviction, or "
-                "a restart without persistence); going on",
-                progress.lost,
-                self._target.stream,
-            )
         return BatchOutcome(
             failure=None if trouble is None else trouble.failure,
             delivered=frozenset() if trouble is None else progress.delivered,
@@ -159,12 +146,18 @@ class RedisTransport:
     def _first_fence(self) -> Fence:
         return (TransactionFence if self._options.fence == "transaction" else ScriptFence)(self._target)
 
-    def _create_group(self, connection: RedisConnection, deadline: float) -> None:
-        command = (b"XGROUP", b"CREATE", self._keys.stream, self._options.create_group, b"0", b"MKSTREAM")
-        replies, trouble = connection.exchange([command], deadline)
-        if trouble is None and isinstance(replies[0], Exception):
-            trouble = trouble_of(replies[0], self._target.stream)
-        if trouble is not None and trouble.code != "BUSYGROUP":
+    def _greet(self, connection: RedisConnection, deadline: float) -> None:
+        """See whether the server serves us before a batch is entrusted to it, and create the group that is wanted."""
+        commands: list[tuple[Argument, ...]] = [(b"PING",)]
+        if self._options.create_group:
+            commands.append((b"XGROUP", b"CREATE", self._keys.stream, self._options.create_group, b"0", b"MKSTREAM"))
+        replies, trouble = connection.exchange(commands, deadline)
+        for reply, harmless in zip(replies, (_NOT_PERMITTED, {"BUSYGROUP"}), strict=False):
+            if trouble is None and isinstance(reply, Exception):
+                found = trouble_of(reply, self._target.stream)
+                # A user need not be allowed PING, and a group that exists is as good as a new one.
+                trouble = None if found.code in harmless else found
+        if trouble is not None:
             connection.close()
             raise trouble.as_error()
 

@@ -18,6 +18,8 @@ from streamll.wire.redis import WireEntry, decode_entry, keys_for
 
 PRODUCER = "p1"
 
+_open: list[RedisTransport] = []
+
 
 def record(payload: bytes) -> Record:
     return Record(payload, "application/msgpack", "id", "token", "generate", "mod", "fn", "info", "ex", 0, 0)
@@ -38,7 +40,15 @@ def transport(
     cluster = address is not None and address.kind == "cluster"
     made = RedisOptions(stream=stream, **options)
     keys = keys_for(stream, producer, made.dead_letter_stream, cluster=cluster)
-    return RedisTransport(Dialer(address, client, keys.stream), keys, producer, made)
+    sender = RedisTransport(Dialer(address, client, keys.stream), keys, producer, made)
+    _open.append(sender)
+    return sender
+
+
+def close_all() -> None:
+    """Close every transport that was made here; conftest.py does it after each test."""
+    while _open:
+        _open.pop().close(clean=False)
 
 
 def soon(seconds: float = 5.0) -> float:

@@ -84,7 +84,6 @@ def test_a_batch_larger_than_one_run_of_the_script(server: RedisServer, client: 
     assert sender.send(entries(1, 1701), soon()).failure is None
     assert stored(client) == numbers(1, 1701)
     assert sender.send([], soon()).failure is None
-    sender.close(clean=False)
 
 
 def test_a_resent_batch_that_overlaps_adds_exactly_what_is_missing(
@@ -97,7 +96,6 @@ def test_a_resent_batch_that_overlaps_adds_exactly_what_is_missing(
     assert again.send(entries(51, 150), soon()).failure is None
     assert again.send(entries(51, 150), soon()).failure is None
     assert stored(client) == numbers(1, 150)
-    again.close(clean=False)
 
 
 def test_numbers_may_be_missing_between_and_within_batches(server: RedisServer, client: redis.Redis, way: str) -> None:
@@ -106,7 +104,6 @@ def test_numbers_may_be_missing_between_and_within_batches(server: RedisServer, 
     assert sender.send(first, soon()).lost_after_ack == 0
     assert sender.send(entries(40, 42), soon()).lost_after_ack == 0
     assert stored(client) == [*range(5, 20, 2), 40, 41, 42]
-    sender.close(clean=False)
 
 
 def test_producers_share_a_stream_without_meeting(server: RedisServer, client: redis.Redis, way: str) -> None:
@@ -115,8 +112,6 @@ def test_producers_share_a_stream_without_meeting(server: RedisServer, client: r
         for sender in (one, two):
             assert sender.send(entries(first, first + 9), soon()).failure is None
     assert stored(client, producer="one") == stored(client, producer="two") == numbers(1, 30)
-    one.close(clean=False)
-    two.close(clean=False)
 
 
 def test_dead_letters_go_beside_in_the_same_step(server: RedisServer, client: redis.Redis, way: str) -> None:
@@ -126,7 +121,6 @@ def test_dead_letters_go_beside_in_the_same_step(server: RedisServer, client: re
     assert stored(client) == [1, 3, 4, 5, 7]
     letters = read(client, "events:dead-letter")
     assert [(e.seq, e.reason, e.payload[:2]) for e in letters] == [(2, "told so", b"2:"), (6, "told so", b"6:")]
-    sender.close(clean=False)
 
 
 def test_frozen_in_the_middle_sent_again_and_thawed(server: RedisServer, client: redis.Redis, way: str) -> None:
@@ -147,7 +141,6 @@ def test_frozen_in_the_middle_sent_again_and_thawed(server: RedisServer, client:
     thawing.join()
     deliver(sender, entries(151, 160))
     assert stored(client) == numbers(1, 160)
-    sender.close(clean=False)
 
 
 def test_many_copies_of_a_batch_reach_a_frozen_server(server: RedisServer, client: redis.Redis, way: str) -> None:
@@ -202,12 +195,11 @@ def test_a_batch_whose_chunks_were_partly_answered(server: RedisServer, client: 
     assert outcome.delivered == frozenset(range(1000))
     deliver(sender, entries(4011, 5010))
     assert stored(client) == numbers(1001, 5010)
-    sender.close(clean=False)
 
 
 @pytest.mark.parametrize("flushed", [True, False], ids=["flushed", "killed"])
 def test_a_server_that_forgets_is_told_from_one_that_does_not(
-    server: RedisServer, client: redis.Redis, way: str, flushed: bool, caplog: pytest.LogCaptureFixture
+    server: RedisServer, client: redis.Redis, way: str, flushed: bool
 ) -> None:
     sender = opened(server.url, fence=way)
     deliver(sender, entries(1, 100))
@@ -220,9 +212,6 @@ def test_a_server_that_forgets_is_told_from_one_that_does_not(
     assert sum(outcome.lost_after_ack for outcome in outcomes) == 100
     assert sum(outcome.lost_after_ack for outcome in deliver(sender, entries(151, 160))) == 0
     assert stored(client) == numbers(101, 160)
-    assert [record.levelname for record in caplog.records].count("WARNING") == 1
-    assert "100 events of stream events" in caplog.text
-    sender.close(clean=False)
 
 
 def test_a_server_that_goes_back_in_time(server: RedisServer, client: redis.Redis, way: str) -> None:
@@ -235,7 +224,6 @@ def test_a_server_that_goes_back_in_time(server: RedisServer, client: redis.Redi
     outcomes = deliver(sender, entries(101, 150))
     assert sum(outcome.lost_after_ack for outcome in outcomes) == 40
     assert stored(client) == [*numbers(1, 60), *numbers(101, 150)]
-    sender.close(clean=False)
 
 
 def test_a_script_that_the_server_has_forgotten(server: RedisServer, client: redis.Redis) -> None:
@@ -245,7 +233,6 @@ def test_a_script_that_the_server_has_forgotten(server: RedisServer, client: red
     client.script_flush()
     assert sender.send(entries(1201, 2400), soon()).failure is None
     assert stored(client) == numbers(1, 2400)
-    sender.close(clean=False)
 
 
 @pytest.mark.parametrize("trim", ["exact", "approximate"])
@@ -258,7 +245,6 @@ def test_the_stream_is_trimmed(server: RedisServer, client: redis.Redis, way: st
     assert length == 100 if trim == "exact" else 100 <= length < 500
     assert stored(client)[-1] == 2999
     assert client.xlen("events:dead-letter") == 10
-    sender.close(clean=False)
 
 
 def test_an_unbounded_stream_is_not_trimmed(server: RedisServer, client: redis.Redis, way: str) -> None:
@@ -266,7 +252,6 @@ def test_an_unbounded_stream_is_not_trimmed(server: RedisServer, client: redis.R
     assert sender.send(entries(1, 700, dead=(700,)), soon()).failure is None
     assert client.xlen("events") == 699
     assert client.xlen("events:dead-letter") == 1
-    sender.close(clean=False)
 
 
 def test_a_consumer_group_is_created_once(server: RedisServer, client: redis.Redis) -> None:
@@ -295,7 +280,6 @@ def test_a_batch_that_is_interrupted_ends_at_once(server: RedisServer, client: r
     timer.join()
     deliver(sender, entries(11, 20))
     assert stored(client) == numbers(1, 20)
-    sender.close(clean=False)
 
 
 def test_a_large_batch_that_is_interrupted_while_it_is_written(server: RedisServer, client: redis.Redis) -> None:
@@ -309,7 +293,6 @@ def test_a_large_batch_that_is_interrupted_while_it_is_written(server: RedisServ
     assert outcome.failure is Failure.UNAVAILABLE
     server.thaw()
     timer.join()
-    sender.close(clean=False)
 
 
 def test_a_large_batch_keeps_its_deadline_while_it_is_written(server: RedisServer) -> None:
@@ -321,7 +304,6 @@ def test_a_large_batch_keeps_its_deadline_while_it_is_written(server: RedisServe
     assert outcome.failure is Failure.UNAVAILABLE
     assert "in time" in outcome.error
     server.thaw()
-    sender.close(clean=False)
 
 
 def test_opening_is_interrupted(server: RedisServer) -> None:
@@ -336,7 +318,6 @@ def test_opening_is_interrupted(server: RedisServer) -> None:
     timer.join()
     server.thaw()
     sender.open(soon())
-    sender.close(clean=False)
 
 
 def test_opening_keeps_its_deadline(server: RedisServer) -> None:

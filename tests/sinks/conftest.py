@@ -1,0 +1,23 @@
+"""Fixtures of the tests of single sinks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.sinks.rabbitmq_fixtures import (  # noqa: F401 - fixtures are found by being here
+    broker,
+    hurt_broker,
+    hurt_rabbitmq,
+    make_rabbitmq,
+    rabbitmq_to_hurt,
+)
+from tests.sinks.redis_tools import close_all
+
+
+@pytest.fixture(autouse=True)
+def _close_redis_transports() -> Iterator[None]:
+    yield
+    close_all()
