@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import pika
 import pika.exceptions
 from pika.adapters.select_connection import IOLoop, SelectConnection
+from pika.adapters.utils.connection_workflow import AMQPConnectorStackTimeout
 from pika.adapters.utils.nbio_interface import AbstractIOReference, AbstractStreamTransport
 from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 
@@ -37,26 +38,37 @@ if TYPE_CHECKING:
     from pika.channel import Channel
 
 _CLOSE_PATIENCE = 1.0
-_STEPS_TO_LET_GO = 20
-_CODE = re.compile(r"\((\d{3})\)")
+_STEPS_TO_LET_GO = 10
+_BROKER_SAID = re.compile(r"""ConnectionClosedByBroker: \((\d{3})\) (?:'|")(.*)(?:'|")""")
 
 
-def _translate(error: BaseException | None, host: str) -> TransportError:
-    """Turn what pika says of a connection's end into an error of ours, without an address of more than the host."""
-    code, text = None, ""
-    if isinstance(error, pika.exceptions.ConnectionClosed):
-        code, text = error.reply_code, error.reply_text
-    elif isinstance(error, pika.exceptions.AMQPConnectionError):
-        # While it opens, pika wraps the broker's words in guesses ("probable access denied"); the code is in the text.
-        text = "; ".join(str(argument) for argument in error.args)
-        found = _CODE.search(text)
-        code = int(found[1]) if found else None
-    message = f"{host}: {text or type(error).__name__}"
-    if isinstance(error, pika.exceptions.IncompatibleProtocolError) and code is None:
-        return UnavailableError(f"{host}: the server closed the connection at once, or does not speak AMQP 0-9-1")
-    if isinstance(error, pika.exceptions.AuthenticationError):
-        return FatalError(f"{host}: the server offers no way to log in that works with a password")
-    return FatalError(message) if failure_of(code, text) is Failure.FATAL else UnavailableError(message)
+def _cause(error: BaseException) -> BaseException:
+    """Find what happened under pika's layers of "failed because"."""
+    while True:
+        several: tuple[BaseException, ...] = getattr(error, "exceptions", ())
+        inner = several[-1] if several else getattr(error, "exception", None) or (error.args[0] if error.args else None)
+        if not isinstance(inner, BaseException):
+            return error
+        error = inner
+
+
+def _translate(error: BaseException, host: str) -> TransportError:
+    """Turn why a connection has ended, in pika's words, into an error of ours that names no more than the host."""
+    cause = _cause(error)
+    text, code = str(cause) or type(cause).__name__, None
+    if isinstance(cause, pika.exceptions.ConnectionClosed):
+        text, code = f"{cause.reply_text} ({cause.reply_code})", cause.reply_code
+    elif found := _BROKER_SAID.search(text):
+        # While a connection opens, pika guesses ("probable access denied") and quotes what the broker said.
+        text, code = f"{found[2]} ({found[1]})", int(found[1])
+    elif isinstance(cause, pika.exceptions.IncompatibleProtocolError):
+        text = "the server hung up at once: is it still starting, or no AMQP 0-9-1 server?"
+    elif isinstance(cause, pika.exceptions.AuthenticationError):
+        return FatalError(f"{host}: the server offers no login by password")
+    elif isinstance(cause, AMQPConnectorStackTimeout):
+        text = "no answer in time while connecting"
+    lasting = failure_of(code, text) is Failure.FATAL or isinstance(cause, ssl.SSLCertVerificationError)
+    return FatalError(f"{host}: {text}") if lasting else UnavailableError(f"{host}: {text}")
 
 
 class _Lookup(AbstractIOReference):
@@ -69,7 +81,7 @@ class _Lookup(AbstractIOReference):
 
     def start(self, ask: Callable[[], Any]) -> None:
         try:
-            threading.Thread(target=self._run, args=(ask,), name="streamll-lookup", daemon=True).start()
+            threading.Thread(target=self._run, args=(ask,), name="streamll_lookup", daemon=True).start()
         except RuntimeError:
             # The interpreter is ending, or there are too many threads: the deadline gives way to the events.
             self._run(ask)
@@ -167,12 +179,12 @@ class Connection:
         self._host = host
         self._pid = os.getpid()
         self._opened = False
-        self._loop = IOLoop()
-        self._loop.activate_poller()
-        self._services = _Services(self._loop)
         self._parameters = _parameters(url, name, cacertfile, certfile, keyfile)
         if self._parameters.blocked_connection_timeout is None:
             self._parameters.blocked_connection_timeout = blocked_timeout
+        self._loop = IOLoop()
+        self._loop.activate_poller()
+        self._services = _Services(self._loop)
         self._amqp: SelectConnection | None = None
 
     @property
@@ -241,6 +253,16 @@ class Connection:
             deadline,
         )
 
+    def try_name(self, name: str, *, deadline: float) -> None:
+        """Declare a queue of this connection's own, and delete it: so the permission for the name is asked for.
+
+        Raises as `declare_exchange` does.
+        """
+        self._ask(
+            lambda channel, done: channel.queue_declare(name, exclusive=True, auto_delete=True, callback=done), deadline
+        )
+        self._ask(lambda channel, done: channel.queue_delete(name, callback=done), deadline)
+
     def bind(self, queue: str, exchange: str, key: str, *, deadline: float) -> None:
         """Bind a queue to an exchange; once more changes nothing. Raises as `declare_exchange` does."""
         self._ask(lambda channel, done: channel.queue_bind(queue, exchange, key, callback=done), deadline)
@@ -281,6 +303,17 @@ class Connection:
         channel = self._ask(lambda channel, done: channel.confirm_delivery(answered, done), deadline)
         channel.add_on_return_callback(returned)
         return int(channel.channel_number)
+
+    def publish(self, exchange: str, key: str, body: bytes, *, deadline: float, **properties: Any) -> None:
+        """Publish one message, mandatory, in pika's own way; `properties` are its BasicProperties.
+
+        Raises:
+            Refused, UnavailableError: No channel could be opened.
+        """
+        channel = self.channel
+        if channel is None or not channel.is_open:
+            channel = self._open_channel(deadline)
+        channel.basic_publish(exchange, key, body, pika.BasicProperties(**properties), mandatory=True)
 
     def write(self, data: bytes) -> None:
         """Hand frames to the socket; they leave while `run` serves the connection."""
@@ -326,16 +359,7 @@ class Connection:
                 self.interrupted, self.refused = False, None
                 self._amqp.close()
                 self.run(self._ended, time.monotonic() + _CLOSE_PATIENCE)
-        with contextlib.suppress(Exception):
-            if not self._ended() and self._amqp is not None:
-                if self._services.stream is not None:
-                    self._services.stream.abort()
-                else:
-                    self._amqp.close()
-                for _ in range(_STEPS_TO_LET_GO):
-                    if self._ended():
-                        break
-                    self.serve()
+        self._abort()
         with contextlib.suppress(Exception):
             self._loop.close()
         if not self._ended():
@@ -385,9 +409,19 @@ class Connection:
             # A frame that cannot be read, or a mistake in a callback: nothing on this connection can be trusted now.
             if self.error is None:
                 self.error = UnavailableError(f"{self._host}: {type(error).__name__}")
-            if self._services.stream is not None:
-                with contextlib.suppress(Exception):
+            self._abort()
+
+    def _abort(self) -> None:
+        """Hang up without a word."""
+        with contextlib.suppress(Exception):
+            if self._amqp is not None and not self._amqp.is_closed:
+                if not self._amqp.is_closing:
+                    self._amqp.close()  # notes a reason, which pika insists on; what it writes never leaves
+                if self._services.stream is not None:
                     self._services.stream.abort()
+                for _ in range(_STEPS_TO_LET_GO):
+                    self._loop.add_callback(_nothing)
+                    self._loop.poll()
                     self._loop.process_timeouts()
 
     def _why(self, doing: str) -> Exception:
@@ -403,7 +437,7 @@ class Connection:
     def _on_open(self, _amqp: object) -> None:
         self._opened = True
 
-    def _on_end(self, _amqp: object, error: BaseException | None) -> None:
+    def _on_end(self, _amqp: object, error: BaseException) -> None:
         if self.error is None:
             self.error = _translate(error, self._host)
 

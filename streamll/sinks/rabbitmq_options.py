@@ -94,7 +94,11 @@ class RabbitMQOptions(OptionSet):
     @property
     def dead_letter_name(self) -> str:
         """The name in force of the dead-letter exchange and its queue."""
-        return self.dead_letter_exchange or f"{self.exchange or 'streamll'}.dead-letter"
+        if self.dead_letter_exchange:
+            return self.dead_letter_exchange
+        # What begins with amq. is the broker's own, and nobody may add to it.
+        base = f"streamll.{self.exchange}" if self.exchange.startswith("amq.") else self.exchange or "streamll"
+        return f"{base}.dead-letter"
 
 
 @dataclass(frozen=True)

@@ -260,7 +260,7 @@ class RabbitMQTransport:
 
         def room() -> int:
             """How many messages may be fed now; none while more than half of a window waits, so that writes stay few."""
-            if link.blocked or confirms.fed == len(batch):
+            if link.blocked or confirms.fed == len(batch) or not link.is_open:
                 return 0
             window = self._options.confirm_window if self._proven else 1
             return window - confirms.waiting if confirms.waiting <= window // 2 else 0
@@ -279,7 +279,7 @@ class RabbitMQTransport:
         frames: list[bytes] = []
         size = 0
         for entry in entries:
-            frames += encode(entry)
+            frames += encode(entry.record, entry.seq, entry.dead_letter)
             size += len(entry.record.payload)
             if size >= _WRITE_SIZE:
                 link.write(b"".join(frames))

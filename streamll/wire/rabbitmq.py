@@ -22,7 +22,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from streamll.delivery.outcome import Entry
 from streamll.errors import ConfigurationError, DecodeError
 from streamll.models import Record
 
@@ -119,7 +118,7 @@ class _Template:
 
 
 class Encoder:
-    """Turns entries into the AMQP frames that publish them, all `mandatory`, to the bytes that a socket takes.
+    """Turns records into the AMQP frames that publish them, all `mandatory`: the bytes that a socket takes.
 
     It does by hand what an AMQP library does for any message, because these messages differ in little: it costs a
     tenth, and a whole batch becomes a single write.
@@ -128,7 +127,7 @@ class Encoder:
         producer: The id that, with the sequence number, names each message; at most 200 bytes.
         exchange: Where events go.
         routing_key: The template of their routing key.
-        dead_letter_exchange: Where entries with a `dead_letter` reason go, under the same routing key.
+        dead_letter_exchange: Where dead letters go, under the same routing key.
         channel: The number of the channel that publishes.
         frame_max: The longest frame that was agreed on with the broker, in bytes; 0 means that there is no limit.
     """
@@ -153,9 +152,15 @@ class Encoder:
         self._body_max = frame_max - _FRAME_OVERHEAD if frame_max else 2**31
         self._templates: dict[tuple[str, ...], _Template] = {}
 
-    def encode(self, entry: Entry) -> list[bytes]:
-        """Return the frames that publish this entry: joined, they are what the broker reads."""
-        record, seq, channel = entry.record, entry.seq, self._channel
+    def encode(self, record: Record, seq: int, dead_letter: str = "") -> list[bytes]:
+        """Return the frames that publish an event: joined, they are what the broker reads.
+
+        Args:
+            record: The event.
+            seq: The producer's number for it.
+            dead_letter: Why it is a dead letter; empty when it is none.
+        """
+        channel = self._channel
         key = (
             record.event_type,
             record.operation,
@@ -163,12 +168,12 @@ class Encoder:
             record.method_name,
             record.level,
             record.content_type,
-            "dead" if entry.dead_letter else "",
+            "dead" if dead_letter else "",
         )
         template = self._templates.get(key)
         if template is None:
-            template = self._learn(key, record, dead=bool(entry.dead_letter))
-        reason = _string_field(b"reason", clip(entry.dead_letter, REASON_LIMIT)) if entry.dead_letter else b""
+            template = self._learn(key, record, dead=bool(dead_letter))
+        reason = _string_field(b"reason", clip(dead_letter, REASON_LIMIT)) if dead_letter else b""
         name = b"%b:%d" % (self._producer, seq)
         payload = record.payload
         length = len(payload)

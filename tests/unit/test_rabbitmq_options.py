@@ -92,6 +92,7 @@ def test_an_unknown_option_is_answered_with_the_known_ones() -> None:
         ({}, "{event_type}", "#", "streamll.dead-letter"),
         ({"exchange": "app", "routing_key": "x.{level}"}, "x.{level}", "#", "app.dead-letter"),
         ({"exchange": "", "queue": "jobs{1}"}, "jobs{{1}}", "#", "streamll.dead-letter"),
+        ({"exchange": "amq.topic"}, "{event_type}", "#", "streamll.amq.topic.dead-letter"),
         ({"exchange": "", "routing_key": "jobs"}, "jobs", "#", "streamll.dead-letter"),
         ({"exchange_type": "direct", "queue": "q", "routing_key": "fixed"}, "fixed", "fixed", "streamll.dead-letter"),
         ({"queue": "q", "binding_key": "a.*", "dead_letter_exchange": "dl"}, "{event_type}", "a.*", "dl"),

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamll.delivery.outcome import Entry
 from streamll.errors import ConfigurationError, DecodeError
 from streamll.models import Record
 from streamll.wire.rabbitmq import (
@@ -78,12 +77,12 @@ class Published:
         return decode_message(self.body, self.headers, self.properties.message_id)
 
 
-def published(entry: Entry, using: Encoder | None = None) -> Published:
-    return Published(b"".join((using or encoder()).encode(entry)))
+def published(seq: int, record: Record, using: Encoder | None = None, dead_letter: str = "") -> Published:
+    return Published(b"".join((using or encoder()).encode(record, seq, dead_letter)))
 
 
 def test_a_message_has_the_documented_properties_and_headers() -> None:
-    message = published(Entry(7, record()), encoder("{event_type}.{operation}", channel=3))
+    message = published(7, record(), encoder("{event_type}.{operation}", channel=3))
     properties = message.properties
     assert (message.exchange, message.routing_key, message.mandatory) == ("app", "token.generate", True)
     assert (properties.content_type, properties.delivery_mode) == ("application/msgpack", 2)
@@ -102,12 +101,12 @@ def test_a_message_has_the_documented_properties_and_headers() -> None:
 
 
 def test_empty_labels_are_left_out() -> None:
-    message = published(Entry(1, record(operation="", module_name="", method_name="", level="")))
+    message = published(1, record(operation="", module_name="", method_name="", level=""))
     assert set(message.headers) == {"event_type", "producer", "seq"}
 
 
 def test_a_dead_letter_carries_its_reason_to_the_dead_letter_exchange() -> None:
-    message = published(Entry(9, record(), dead_letter="too large"))
+    message = published(9, record(), dead_letter="too large")
     assert (message.exchange, message.routing_key) == ("app.dead-letter", "token")
     assert message.headers["reason"] == "too large"
     assert message.read() == WireEntry(b"payload", "p1", 9, "too large")
@@ -115,34 +114,32 @@ def test_a_dead_letter_carries_its_reason_to_the_dead_letter_exchange() -> None:
 
 def test_one_encoder_tells_the_living_from_the_dead() -> None:
     one = encoder()
-    exchanges = [published(Entry(1, record(), dead_letter=reason), one).exchange for reason in ("", "bad", "", "worse")]
+    exchanges = [published(1, record(), one, reason).exchange for reason in ("", "bad", "", "worse")]
     assert exchanges == ["app", "app.dead-letter", "app", "app.dead-letter"]
 
 
 def test_long_bodies_are_cut_into_frames_that_the_broker_takes() -> None:
     payload = bytes(range(256)) * 50
-    message = published(Entry(1, record(payload=payload)), encoder(frame_max=4096))
+    message = published(1, record(payload=payload), encoder(frame_max=4096))
     assert message.body == payload
     assert message.body_sizes == [4088, 4088, 4088, 536]
-    assert published(Entry(1, record(payload=payload)), encoder(frame_max=0)).body_sizes == [len(payload)]
-    assert published(Entry(1, record(payload=b"x" * 4088)), encoder(frame_max=4096)).body_sizes == [4088]
+    assert published(1, record(payload=payload), encoder(frame_max=0)).body_sizes == [len(payload)]
+    assert published(1, record(payload=b"x" * 4088), encoder(frame_max=4096)).body_sizes == [4088]
 
 
 def test_an_empty_payload_has_no_body_frame() -> None:
-    assert published(Entry(1, record(payload=b""))).body_sizes == []
+    assert published(1, record(payload=b"")).body_sizes == []
 
 
 @pytest.mark.parametrize(("timestamp", "seconds"), [(-5, 0), (0, 0), (999_999_999, 0), (10**9, 1), (2**100, 2**63 - 1)])
 def test_any_timestamp_is_a_whole_second_that_amqp_can_carry(timestamp: int, seconds: int) -> None:
-    assert published(Entry(1, record(timestamp=timestamp))).properties.timestamp == seconds
+    assert published(1, record(timestamp=timestamp)).properties.timestamp == seconds
 
 
 def test_many_different_labels_are_not_remembered_for_ever() -> None:
     one = encoder()
     for number in range(3000):
-        assert (
-            published(Entry(number + 1, record(operation=f"job-{number}")), one).headers["operation"] == f"job-{number}"
-        )
+        assert published(number + 1, record(operation=f"job-{number}"), one).headers["operation"] == f"job-{number}"
     assert len(one._templates) <= 1024
 
 
@@ -171,14 +168,14 @@ def test_whatever_is_written_can_be_read(
     template: str,
     frame_max: int,
 ) -> None:
-    entry = Entry(seq, record(**labels, payload=payload, timestamp=timestamp), dead_letter=reason)
-    frames = b"".join(encoder(template, producer=producer, frame_max=frame_max).encode(entry))
+    event = record(**labels, payload=payload, timestamp=timestamp)
+    frames = b"".join(encoder(template, producer=producer, frame_max=frame_max).encode(event, seq, reason))
     message = Published(frames)
     assert message.read() == WireEntry(payload, producer, seq, clip(reason, REASON_LIMIT).decode())
     assert decode_message(message.body, None, message.properties.message_id) == WireEntry(payload, producer, seq, "")
     expected = {label: clip(text).decode() for label, text in labels.items() if text}
     assert {label: message.headers[label] for label in LABELS if label in message.headers} == expected
-    assert message.routing_key == RoutingKey(template).of(entry.record).decode()
+    assert message.routing_key == RoutingKey(template).of(event).decode()
     used, _method = pika.frame.decode_frame(frames)
     header_size, _header = pika.frame.decode_frame(frames[used:])
     assert used <= 4096
