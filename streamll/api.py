@@ -6,7 +6,6 @@ spans and monitors make (they hand their events to the hub, which this fills).
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import re
@@ -22,6 +21,7 @@ from streamll.errors import BufferFullError, ConfigurationError
 from streamll.hub import hub
 from streamll.options import FALSE_WORDS, TRUE_WORDS, BeforeSend, PipelineOptions, SinkOptions
 from streamll.pipeline import Pipeline, PipelineStats
+from streamll.runtime.executor import in_executor
 from streamll.runtime.leave import stop_together
 from streamll.spans import event_here
 
@@ -231,7 +231,7 @@ def flush(timeout: float | None = None) -> bool:
 
 async def aflush(timeout: float | None = None) -> bool:
     """`flush` without blocking the event loop."""
-    return await asyncio.get_running_loop().run_in_executor(None, partial(flush, timeout))
+    return await in_executor(partial(flush, timeout))
 
 
 def stats() -> Stats:
@@ -268,7 +268,7 @@ def shutdown(timeout: float | None = None) -> Stats:
 
 async def ashutdown(timeout: float | None = None) -> Stats:
     """`shutdown` without blocking the event loop."""
-    return await asyncio.get_running_loop().run_in_executor(None, partial(shutdown, timeout))
+    return await in_executor(partial(shutdown, timeout))
 
 
 def _only(kind: type[Any], given: Mapping[str, Any]) -> Any:

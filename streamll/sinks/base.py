@@ -6,7 +6,6 @@ transport is made; see docs/writing-a-sink.md.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 from collections import deque
@@ -28,6 +27,7 @@ from streamll.models import Record, StreamllEvent
 from streamll.options import EventFilter, OptionSet, SinkOptions
 from streamll.pipeline import Pipeline
 from streamll.runtime.buffer import Buffer
+from streamll.runtime.executor import in_executor
 from streamll.runtime.fork import tell_after_fork
 from streamll.runtime.latency import Latencies
 from streamll.runtime.leave import stop_at_exit
@@ -335,7 +335,7 @@ class Sink:
 
     async def aflush(self, timeout: float | None = None) -> bool:
         """`flush` without blocking the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(None, partial(self.flush, timeout))
+        return await in_executor(partial(self.flush, timeout))
 
     def stop(self, timeout: float | None = None) -> SinkStats:
         """Accept nothing more, deliver what there is until the deadline, and end the worker. May be called twice.
@@ -357,7 +357,7 @@ class Sink:
 
     async def astop(self, timeout: float | None = None) -> SinkStats:
         """`stop` without blocking the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(None, partial(self.stop, timeout))
+        return await in_executor(partial(self.stop, timeout))
 
     def stats(self) -> SinkStats:
         """Return the sink's numbers, consistent in themselves."""
