@@ -6,6 +6,9 @@ transport is made; see docs/writing-a-sink.md.
 
 from __future__ import annotations
 
+# Client libraries import it, and it refuses to be imported once the interpreter has begun to end: an event that is
+# emitted only then must find it here.
+import concurrent.futures.thread  # noqa: F401
 import logging
 import threading
 from collections import deque
@@ -454,10 +457,6 @@ class Sink:
         if self._starting.acquire(blocking=False):
             try:
                 if self._phase is Phase.NEW:
-                    # Client libraries import it, and it refuses to be imported once the interpreter has begun to end,
-                    # which may be before the worker has come so far.
-                    import concurrent.futures.thread  # noqa: F401
-
                     self._worker.start()
                     self._phase = moved(self._phase, Phase.RUNNING)
                     stop_at_exit(self)
