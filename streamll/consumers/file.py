@@ -16,25 +16,29 @@ import re
 import stat
 import threading
 import time
-from collections.abc import Sequence
+from base64 import b64decode
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import msgspec
+
 from streamll.consumers.base import BEGINNING, END, Consumer, ConsumerOptions, Received, read_event
 from streamll.errors import ConfigurationError, FatalError, UnavailableError
-from streamll.models import StreamllEvent
 from streamll.options import SinkOptions
+from streamll.wire.file import PAYLOAD_BASE64, PRODUCER, REASON, SEQ
 
 logger = logging.getLogger("streamll.consumers")
 
-SINK_OPTIONS = frozenset({"name", "max_file_bytes", "max_files"})
+SINK_OPTIONS = frozenset({"name", "max_bytes", "backups", "fsync"})
 """What only FileSink can be told; its URL serves to read it back, so it is left out."""
 
 _CHUNK = 256 * 1024
 _LOOK_AGAIN = 0.1
 _SHOWN_OF_LONG_LINE = 1024
+_LABELS = frozenset({PRODUCER, SEQ, REASON})
 _POSITION = re.compile(r"(\d{1,19})(?:@(\d{1,20}))?", re.ASCII)
 
 
@@ -182,6 +186,10 @@ class _FileSource:
             newer = self._newer()
             if newer is None:
                 if self._options.follow:
+                    # What is behind the last whole line may still be taken back (a writer that failed does that), so it
+                    # is read again then.
+                    if len(self._rest) <= _CHUNK:
+                        self._rest.clear()
                     return []
                 self._finished = True
                 return self._rest_of_file(torn=False) or None
@@ -279,12 +287,15 @@ class _FileSource:
 
     def _truncated(self) -> bool:
         """Whether the file was cut and is read from its beginning again, as after logrotate's copytruncate."""
-        if os.fstat(self._descriptor).st_size >= self._read_to:
+        size = os.fstat(self._descriptor).st_size
+        if size >= self._read_to:
             return False
+        self._rest.clear()
+        if size >= self._line_at and not self._too_long:
+            return False  # no whole line is gone
         logger.warning("%s: was truncated, reading it from its beginning", self.shown)
         self.restarts += 1
         self._line_at = self._too_long = 0
-        self._rest.clear()
         return True
 
     def _newer(self) -> _File | None:
@@ -342,10 +353,15 @@ class _FileSource:
             error = f"no event: a line of {length:,} bytes; max_event_bytes is {self._options.max_event_bytes:,}"
             return Received(None, error, line[:_SHOWN_OF_LONG_LINE], "", 0, position)
         event, error = read_event(line, self._options.max_event_bytes)
-        if event is None:
-            return Received(None, error, line, "", 0, position)
-        producer, seq, reason = _take_labels(event)
-        return Received(event, "", line, producer, seq, position, reason)
+        if event is not None:
+            producer, seq, reason = _labels(event.extra)
+            if producer:
+                event.extra = {name: value for name, value in event.extra.items() if name not in _LABELS}
+            return Received(event, "", line, producer, seq, position, reason)
+        payload, producer, seq, reason = _strange_line(line)
+        if payload is not line:
+            event, error = read_event(payload, self._options.max_event_bytes)
+        return Received(event, error, payload, producer, seq, position, reason)
 
     def _end_of_last_line(self) -> int:
         """Where the last complete line of this file ends."""
@@ -360,15 +376,22 @@ class _FileSource:
         return 0
 
 
-def _take_labels(event: StreamllEvent) -> tuple[str, int, str]:
-    """Take what FileSink wrote beside the event out of it again: producer, number, and in a dead letter the reason."""
-    producer, seq = event.extra.get("producer"), event.extra.get("seq")
+def _labels(fields: Mapping[str, Any]) -> tuple[str, int, str]:
+    """What FileSink wrote beside the event: producer, number, and in a dead letter the reason; else nothing of it."""
+    producer, seq, reason = fields.get(PRODUCER), fields.get(SEQ), fields.get(REASON)
     if not (isinstance(producer, str) and producer and isinstance(seq, int) and seq > 0):
         return "", 0, ""
-    reason = event.extra.get("reason", "")
-    taken = ("producer", "seq", "reason") if isinstance(reason, str) else ("producer", "seq")
-    event.extra = {name: value for name, value in event.extra.items() if name not in taken}
     return producer, seq, reason if isinstance(reason, str) else ""
+
+
+def _strange_line(line: bytes) -> tuple[bytes, str, int, str]:
+    """What can be known of a line that is no event, such as a dead letter of other bytes: those, and its labels."""
+    try:
+        fields = msgspec.json.decode(line, type=dict[str, Any])
+        payload = b64decode(fields[PAYLOAD_BASE64], validate=True) if PAYLOAD_BASE64 in fields else line
+    except (ValueError, TypeError, RecursionError):
+        return line, "", 0, ""
+    return payload, *_labels(fields)
 
 
 def _escaped(name: str) -> str:

@@ -23,7 +23,8 @@ from streamll.consumers.base import Coming, Ticket, read_event
 from streamll.consumers.seen import SeenNumbers
 from streamll.errors import ConfigurationError, ConsumerError, FatalError, TransportError, UnavailableError
 from streamll.models import StreamllEvent
-from streamll.options import SinkOptions
+from streamll.options import OptionSet, SinkOptions
+from streamll.sinks.file import FileOptions
 from streamll.sinks.rabbitmq_options import RabbitMQOptions
 from streamll.sinks.redis_options import RedisOptions
 
@@ -535,12 +536,10 @@ class TestAddresses:
         [
             (redis_consumer.SINK_OPTIONS, redis_consumer.RedisConsumerOptions, RedisOptions),
             (rabbitmq_consumer.SINK_OPTIONS, rabbitmq_consumer.RabbitMQConsumerOptions, RabbitMQOptions),
+            (file_consumer.SINK_OPTIONS, file_consumer.FileConsumerOptions, FileOptions),
         ],
     )
     def test_every_option_of_the_sink_is_known(
-        self, known: frozenset[str], consumer: type[ConsumerOptions], sink: type[RedisOptions | RabbitMQOptions]
+        self, known: frozenset[str], consumer: type[ConsumerOptions], sink: type[OptionSet]
     ) -> None:
         assert known - {"name"} == {*sink.names()} - {*consumer.names()} - {*SinkOptions.names()}
-
-    def test_the_file_sinks_options_are_known(self) -> None:
-        assert "name" in file_consumer.SINK_OPTIONS

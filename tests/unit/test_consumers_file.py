@@ -17,6 +17,7 @@ from streamll import codec
 from streamll.consumers import Consumer, FileConsumer, consumer_for
 from streamll.errors import ConsumerError
 from streamll.models import StreamllEvent
+from streamll.wire.file import dead_letter_line
 
 
 def line(seq: int, producer: str = "p", **extra: Any) -> bytes:
@@ -74,6 +75,26 @@ class TestReading:
         path.write_bytes(b'{"event_type":"a","seq":"1"}\n{"event_type":"b","producer":"p","seq":2,"reason":5}\n')
         with FileConsumer(path, follow=False) as consumer:
             assert [(item.producer, item.seq, item.dead_letter) for item in consumer] == [("", 0, ""), ("p", 2, "")]
+
+    def test_dead_letters_of_other_bytes(self, path: Path) -> None:
+        good = codec.encode(StreamllEvent(event_type="t", operation="too large"))
+        path.write_bytes(
+            dead_letter_line(good, "p", 1, "too large")
+            + dead_letter_line(b"\x00no event", "p", 2, "poison")
+            + dead_letter_line(b'{"temperature":21}', "p", 3, "poison")
+            + b'{"payload_base64":"!"}\n'
+        )
+        with FileConsumer(path, follow=False) as consumer:
+            items = list(consumer)
+        assert [(item.seq, item.dead_letter) for item in items] == [
+            (1, "too large"),
+            (2, "poison"),
+            (3, "poison"),
+            (0, ""),
+        ]
+        assert [item.event.operation if item.event else None for item in items] == ["too large", None, None, None]
+        assert items[0].payload == good
+        assert items[1].payload == b"\x00no event"
 
     def test_many_lines_in_pages(self, path: Path) -> None:
         path.write_bytes(lines(*range(1, 5001)))
@@ -143,6 +164,20 @@ class TestFollowing:
             assert seqs(consumer) == []
             append(path, b"\n")
             assert seqs(consumer) == [2]
+
+    def test_what_a_writer_takes_back_does_not_spoil_what_follows(self, path: Path) -> None:
+        path.write_bytes(line(1) + line(2)[:50])
+        with FileConsumer(path, timeout=0.0) as consumer:
+            assert seqs(consumer) == [1]
+            path.write_bytes(line(1) + line(3))  # the same file, cut back and written anew
+            assert seqs(consumer) == [3]
+            append(path, line(4)[:50])
+            assert seqs(consumer) == []
+            os.truncate(path, len(line(1) + line(3)))
+            assert seqs(consumer) == []
+            append(path, line(5))
+            assert seqs(consumer) == [5]
+            assert consumer.stats().reconnects == 0
 
     def test_without_following_a_last_line_counts_when_it_is_whole(self, path: Path) -> None:
         path.write_bytes(line(1) + line(2).rstrip())
