@@ -73,7 +73,8 @@ class RedisSink(Sink):
         address = None
         if client is None:
             address, given = read_url(url or DEFAULT_URL)
-            name = name or given.pop("name", "")
+            named = given.pop("name", "")
+            name = name or named
             options = {**given, **options}
         else:
             _check_client(url, client)

@@ -13,7 +13,7 @@ from typing import Any
 from streamll.errors import FatalError, UnavailableError
 from streamll.sinks.base import Finding
 from streamll.sinks.redis_connection import Dialer, RedisConnection, Reply, Tap
-from streamll.sinks.redis_errors import Trouble, trouble_of
+from streamll.sinks.redis_errors import NOT_PERMITTED, Trouble, trouble_of
 from streamll.sinks.redis_options import RedisOptions
 from streamll.sinks.redis_url import RedisAddress
 from streamll.wire.redis import Argument, Keys, Trim, keys_for, script_command
@@ -42,7 +42,8 @@ def check(address: RedisAddress, options: RedisOptions, timeout: float) -> list[
     except FatalError as error:
         return [Finding(_ERROR, f"{address.shown} refuses: {error}", "mend the URL, or what it names on the server")]
     try:
-        return list(_Look(connection, keys, options, time.monotonic() + timeout).findings(address.shown))
+        look = _Look(connection, keys, options, address.kind == "cluster", time.monotonic() + timeout)
+        return list(look.findings(address.shown))
     except _SilentError as silent:
         return [Finding(_ERROR, f"{address.shown} does not answer: {silent}", "try again; see the server's log")]
     finally:
@@ -56,7 +57,10 @@ class _SilentError(Exception):
 class _Look:
     """One connection, and what has been seen through it."""
 
-    def __init__(self, connection: RedisConnection, keys: Keys, options: RedisOptions, deadline: float) -> None:
+    def __init__(
+        self, connection: RedisConnection, keys: Keys, options: RedisOptions, cluster: bool, deadline: float
+    ) -> None:
+        self._cluster = cluster
         self._connection = connection
         self._keys = keys
         self._options = options
@@ -107,6 +111,9 @@ class _Look:
             )
 
     def _role(self, info: Mapping[str, str]) -> Iterator[Finding]:
+        if info.get("redis_mode") == "cluster" and not self._cluster:
+            text = "this server is a node of a cluster, whose keys may be on, or move to, another"
+            yield Finding(_WARNING, text, "use redis+cluster:// to follow them")
         if info.get("role") == "slave":
             remedy = "name the primary, or use redis+sentinel:// or redis+cluster:// to follow it"
             yield Finding(_ERROR, "this server is a replica, which takes no events", remedy)
@@ -168,13 +175,13 @@ class _Look:
         transaction = next((found for found in map(self._trouble, watched) if found is not None), None)
         if script is None and wanted != "transaction":
             yield Finding(_OK, "scripts are permitted: each batch is stored once, in one step")
-        elif transaction is None and wanted != "script":
+        elif wanted != "transaction" and (wanted == "script" or script.code not in NOT_PERMITTED):
+            yield Finding(_ERROR, f"batches cannot be fenced: {script.text}", _allow(keys))
+        elif transaction is not None:
+            yield Finding(_ERROR, f"batches cannot be fenced: {transaction.text}", _allow(keys))
+        else:
             why = "" if wanted == "transaction" else ", since scripts are not permitted"
             yield Finding(_OK, f"each batch is stored once, by a transaction{why}")
-        else:
-            refused = script if wanted == "script" or transaction is None else transaction
-            text = f"batches cannot be fenced: {refused.text if refused else 'not permitted'}"
-            yield Finding(_ERROR, text, _allow(keys))
 
     def _memory(self, info: Mapping[str, str]) -> Iterator[Finding]:
         policy = info.get("maxmemory_policy", "noeviction")

@@ -234,7 +234,7 @@ class RedisConnection:
         if self._tap.socket is not None:
             self._tap.write(self._tap.socket, data)
         else:
-            self._connection.send_packed_command(data, check_health=False)
+            self._connection.send_packed_command([data], check_health=False)
 
     def is_quiet(self) -> bool:
         """Whether it can still be used, as far as can be told without asking the server."""

@@ -34,7 +34,7 @@ _BY_CODE: dict[str, tuple[Failure, str]] = {
     "NOPERM": (_FATAL, "the user may not do this; see its ACL"),
     "WRONGTYPE": (_FATAL, "the key {stream} or its dead letters exist and are no stream; choose another key"),
     "DENIED": (_FATAL, "the server is in protected mode and accepts local clients only"),
-    "CROSSSLOT": (_FATAL, "the keys are in different slots; give them the same part in braces"),
+    "CROSSSLOT": (_FATAL, "the server is a cluster and the keys are in different slots; use redis+cluster://"),
 }
 
 # The same for errors whose code is just ERR, by what their text contains, in lower case.
@@ -64,6 +64,9 @@ _BY_TEXT: tuple[tuple[str, str, tuple[Failure, str]], ...] = (
     ),
     ("wait cannot be used with replica", "READONLY", _BY_CODE["READONLY"]),
 )
+
+NOT_PERMITTED = frozenset({"NOPERM", "UNKNOWN"})
+"""The codes of a command that may not be used: by the user's ACL, or because it goes by no name."""
 
 # redis-py cuts the code off the texts of the errors that it has a class for.
 _CODE_OF_CLASS = {

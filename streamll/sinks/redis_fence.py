@@ -38,6 +38,9 @@ from streamll.wire.redis import (
 CHUNK = 500
 """Entries that one run of the script appends at most: about a millisecond during which the server serves nobody else."""
 
+_CLOCK_STEP = 0.2
+"""Seconds before the deadline at which WAIT is to end."""
+
 _STREAM_OR_NONE = (b"stream", b"none")
 
 _TRIES = 4
@@ -104,7 +107,8 @@ class Target:
     def wait(self, deadline: float) -> tuple[Argument, ...]:
         """The command that waits for the replicas, and answers a little before the deadline."""
         left = max(0.0, deadline - time.monotonic())
-        return (b"WAIT", self.replicas, max(1, int(left * 900)))
+        # A server looks at the clock ten times a second, so its answer may come that much later.
+        return (b"WAIT", self.replicas, max(1, int(1000 * max(left - _CLOCK_STEP, left / 2))))
 
     def missing_replicas(self, reply: Reply) -> Trouble | None:
         """What the answer to `wait` means."""
@@ -172,11 +176,11 @@ class ScriptFence:
                     break
             if not again or connection.broken:
                 break
-        if trouble is None and target.replicas:
-            trouble = target.missing_replicas(replies[-1])
+        if target.replicas:
+            trouble = trouble or target.missing_replicas(replies[-1])
             if trouble is not None:
-                # The batch is sent again, and then must not be missed as lost where only the primary had it.
-                return Progress(base, lost=progress.lost, trouble=trouble)
+                # All of it is sent again, and must not be missed as lost where only the primary had it.
+                return Progress(base, rejected=progress.rejected, lost=progress.lost, trouble=trouble)
         progress.delivered = frozenset(range(done))
         progress.trouble = trouble
         return progress

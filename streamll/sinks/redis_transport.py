@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from streamll.delivery.outcome import BatchOutcome, Entry, Failure
 from streamll.errors import TransportError
 from streamll.sinks.redis_connection import Dialer, RedisConnection, Tap
-from streamll.sinks.redis_errors import trouble_of
+from streamll.sinks.redis_errors import NOT_PERMITTED, trouble_of
 from streamll.sinks.redis_fence import Fence, ScriptFence, Target, TransactionFence
 from streamll.sinks.redis_options import RedisOptions
 from streamll.wire.redis import FENCE_TTL, STOPPED_FENCE_TTL, Argument, Keys, Trim
@@ -26,8 +26,6 @@ _FAREWELL = 0.2
 
 # The server is there, but not the one that serves the stream now: look for that anew.
 _ELSEWHERE = frozenset({"MOVED", "ASK", "READONLY", "CLUSTERDOWN", "MASTERDOWN"})
-# What the server says to a command that is not permitted: by its ACL, or because it goes by no name.
-_NOT_PERMITTED = frozenset({"NOPERM", "UNKNOWN"})
 
 
 class RedisTransport:
@@ -107,7 +105,7 @@ class RedisTransport:
         progress = self._fence.append(connection, items, self._after, deadline)
         if (
             progress.trouble is not None
-            and progress.trouble.code in _NOT_PERMITTED
+            and progress.trouble.code in NOT_PERMITTED
             and self._options.fence == "auto"
             and isinstance(self._fence, ScriptFence)
             and not connection.broken
@@ -152,7 +150,7 @@ class RedisTransport:
         if self._options.create_group:
             commands.append((b"XGROUP", b"CREATE", self._keys.stream, self._options.create_group, b"0", b"MKSTREAM"))
         replies, trouble = connection.exchange(commands, deadline)
-        for reply, harmless in zip(replies, (_NOT_PERMITTED, {"BUSYGROUP"}), strict=False):
+        for reply, harmless in zip(replies, (NOT_PERMITTED, {"BUSYGROUP"}), strict=False):
             if trouble is None and isinstance(reply, Exception):
                 found = trouble_of(reply, self._target.stream)
                 # A user need not be allowed PING, and a group that exists is as good as a new one.

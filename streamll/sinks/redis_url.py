@@ -180,6 +180,8 @@ def _split_query(
             raise ConfigurationError(f"url option {name!r}: {REFUSED_OPTIONS[name]}")
         elif name in TLS_OPTIONS:
             raise ConfigurationError(f"url option {name!r}: needs TLS, that is rediss:// instead of {parts.scheme}://")
+        elif not name.isidentifier():  # it may be the end of a password
+            raise ConfigurationError(f"url: the name of an option is not well formed; {_ESCAPES}")
         else:
             names = ", ".join(sorted({*own, *allowed}))
             raise ConfigurationError(f"url: unknown option {name!r}; the options are: {names}")

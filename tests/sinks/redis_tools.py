@@ -37,7 +37,7 @@ def transport(
     url: str = "", stream: str = "events", *, client: Any = None, producer: str = PRODUCER, **options: Any
 ) -> RedisTransport:
     address = parse_redis_url(url) if url else None
-    cluster = address is not None and address.kind == "cluster"
+    cluster = address.kind == "cluster" if address is not None else hasattr(client, "get_node_from_key")
     made = RedisOptions(stream=stream, **options)
     keys = keys_for(stream, producer, made.dead_letter_stream, cluster=cluster)
     sender = RedisTransport(Dialer(address, client, keys.stream), keys, producer, made)
