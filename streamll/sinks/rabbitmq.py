@@ -54,7 +54,7 @@ class RabbitMQSink(Sink):
     """
 
     own_options: ClassVar[type[OptionSet]] = RabbitMQOptions
-    scheme: ClassVar[str] = "amqp"
+    scheme: ClassVar[str] = "rabbitmq"
 
     def __init__(
         self,

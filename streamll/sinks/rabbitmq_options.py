@@ -63,6 +63,8 @@ class RabbitMQOptions(OptionSet):
         for name in ("exchange", "queue", "binding_key", "dead_letter_name"):
             if len((getattr(self, name) or "").encode("utf-8", "replace")) > SHORT_LIMIT:
                 raise ConfigurationError(f"{self.owner}option {name}: longer than {SHORT_LIMIT} bytes")
+        if self.dead_letter_name == self.exchange:
+            raise ConfigurationError(f"{self.owner}option dead_letter_exchange: must not be the exchange itself")
         if not self.exchange and not self.queue and self.routing_key is None:
             raise ConfigurationError(
                 f"{self.owner}option exchange='': the default exchange routes by the queue's name: give queue or routing_key"

@@ -7,6 +7,7 @@ not: pika (rabbitmq_connection.py, imported when the first connection is opened)
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -58,6 +59,7 @@ class RabbitMQTransport:
         self._dead_letters_refused = ""
         # Of the present batch:
         self._batch: Sequence[Entry] = ()
+        self._positions: dict[str, int] = {}
         self._confirms = Confirms(1, 0)
 
     @property
@@ -131,7 +133,7 @@ class RabbitMQTransport:
             failure = Failure.FATAL if isinstance(error, FatalError) else Failure.UNAVAILABLE
             return BatchOutcome(failure, sent=False, error=str(error))
         finally:
-            self._batch = ()
+            self._batch, self._positions = (), {}
             self._interrupted = link.interrupted = False
 
     def idle(self, seconds: float) -> None:
@@ -228,7 +230,6 @@ class RabbitMQTransport:
                 self._create(exchange, declare_exchange)
                 self._bind(link, name, name, "", deadline)
         except FatalError as error:
-            # No place for dead letters must not keep the living from being delivered.
             self._dead_letters_refused = str(error)
         if link.channel is not channel or not link.is_open:
             self._start_publishing(link, deadline)
@@ -292,9 +293,11 @@ class RabbitMQTransport:
         self._confirms.answer(tag, multiple, acked)
 
     def _on_return(self, name: str, reason: str) -> None:
-        for position, entry in enumerate(self._batch):
-            if message_id(self._producer, entry.seq) == name:
-                self._confirms.returned[position] = reason
+        if not self._positions:
+            self._positions = {message_id(self._producer, entry.seq): at for at, entry in enumerate(self._batch)}
+        position = self._positions.get(name)
+        if position is not None:
+            self._confirms.returned[position] = reason
 
     def _outcome(self, link: Connection) -> BatchOutcome:
         confirms = self._confirms
@@ -322,19 +325,20 @@ class RabbitMQTransport:
 
     def _judge(self, refused: Refused, rejected: dict[int, str]) -> Failure:
         """Say what the closing of the channel means, and reject the messages that are known to be its reason."""
+        options, failure = self._options, failure_of(refused.code, refused.text)
         unanswered = self._confirms.unanswered()
-        failure = failure_of(refused.code, refused.text)
-        if failure is Failure.FATAL and repr(self._options.dead_letter_name) in refused.text:
+        if refused.code == NOT_FOUND and not options.declare:
+            failure = Failure.FATAL
+        if failure is Failure.FATAL and repr(options.dead_letter_name) in refused.text:
+            # No place for dead letters must not keep the living from being delivered.
             dead = [position for position in unanswered if self._batch[position].dead_letter]
             rejected.update(dict.fromkeys(dead, str(refused)))
             return Failure.REJECTED
         if failure is Failure.REJECTED:
             found = _LARGEST_SIZE.search(refused.text)
-            largest = int(found[1]) if found else 2**63
+            largest = int(found[1]) if found else sys.maxsize
             too_large = [position for position in unanswered if len(self._batch[position].record.payload) > largest]
             rejected.update(dict.fromkeys(too_large, str(refused)))
-        if refused.code == NOT_FOUND and not self._options.declare:
-            return Failure.FATAL
         return failure
 
     def _trouble(self, what: str, refused: Refused) -> TransportError:

@@ -93,11 +93,27 @@ class Broker:
                 channel.queue_delete(name)
 
 
+@contextlib.contextmanager
+def memory_alarm(server: RabbitMQServer) -> Iterator[Callable[[], object]]:
+    """A broker that takes no messages, within the block or until the function that it gives is called."""
+
+    def end() -> object:
+        return server.ctl("set_vm_memory_high_watermark", "0.4")
+
+    server.ctl("await_startup")
+    server.ctl("set_vm_memory_high_watermark", "0.000001")
+    try:
+        yield end
+    finally:
+        end()
+
+
 class Poor:
     """A user with few permissions on a broker of our own."""
 
     def __init__(self, server: RabbitMQServer, configure: str, write: str, read: str) -> None:
         self.name = f"user-{uuid4().hex[:8]}"
+        server.ctl("await_startup")  # a broker lets clients in a moment before it lets itself be administered
         server.ctl("add_user", self.name, "pw")
         server.ctl("set_permissions", self.name, configure, write, read)
         self.url = f"amqp://{self.name}:pw@127.0.0.1:{server.port}"

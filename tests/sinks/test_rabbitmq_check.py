@@ -9,7 +9,7 @@ from streamll.sinks.base import Finding
 from streamll.sinks.rabbitmq import RabbitMQSink
 from tests.fixtures.process import free_port
 from tests.fixtures.rabbitmq import RabbitMQServer
-from tests.sinks.rabbitmq_tools import Broker, MakeTransport, Poor
+from tests.sinks.rabbitmq_tools import Broker, MakeTransport, Poor, memory_alarm
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -98,11 +98,8 @@ def test_missing_permissions_are_named(
 
 def test_an_alarm_is_found(hurt_rabbitmq: RabbitMQServer, hurt_broker: Broker, make_rabbitmq: MakeTransport) -> None:
     make_rabbitmq(hurt_broker.url, exchange=hurt_broker.name, queue=hurt_broker.name)
-    hurt_rabbitmq.ctl("set_vm_memory_high_watermark", "0.000001")
-    try:
+    with memory_alarm(hurt_rabbitmq):
         findings = RabbitMQSink.check_url(f"{hurt_broker.url}?exchange={hurt_broker.name}&connect_timeout=1")
-    finally:
-        hurt_rabbitmq.ctl("set_vm_memory_high_watermark", "0.4")
     assert "free memory" in about(findings, "low on memory").remedy
     assert hurt_broker.count() == 0
 

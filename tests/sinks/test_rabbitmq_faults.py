@@ -13,7 +13,7 @@ from streamll.delivery.outcome import BatchOutcome, Failure
 from streamll.errors import UnavailableError
 from streamll.testing.proxy import TO_CLIENT, TO_SERVER, FaultProxy
 from tests.fixtures.rabbitmq import RabbitMQServer
-from tests.sinks.rabbitmq_tools import Broker, MakeTransport, deliver, entries, soon
+from tests.sinks.rabbitmq_tools import Broker, MakeTransport, deliver, entries, memory_alarm, soon
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -101,19 +101,16 @@ def test_an_alarm_stops_the_feeding_until_it_is_over(
     hurt_rabbitmq: RabbitMQServer, hurt_broker: Broker, make_rabbitmq: MakeTransport
 ) -> None:
     transport = make_rabbitmq(hurt_rabbitmq.url, exchange=hurt_broker.name, queue=hurt_broker.name)
-    hurt_rabbitmq.ctl("set_vm_memory_high_watermark", "0.000001")
-    try:
+    with memory_alarm(hurt_rabbitmq) as end_of_alarm:
         for _ in range(2):
             outcome = transport.send(entries(1, 1000), soon(1))
             assert (outcome.failure, transport.is_open) == (Failure.UNAVAILABLE, False)
             assert "low on memory), 1 messages unconfirmed" in outcome.error  # one was a try; 999 were held back
             transport.open(soon())
-        over = threading.Timer(0.5, hurt_rabbitmq.ctl, ("set_vm_memory_high_watermark", "0.4"))
+        over = threading.Timer(0.5, end_of_alarm)
         over.start()
         assert transport.send(entries(1, 1000), soon(20)) == BatchOutcome()
         over.join()
-    finally:
-        hurt_rabbitmq.ctl("set_vm_memory_high_watermark", "0.4")
     found = Counter(hurt_broker.numbers())
     assert set(found) == set(range(1, 1001))
     assert found.total() <= 1002
@@ -124,17 +121,29 @@ def test_an_alarm_costs_a_window_of_doubles_at_most(
 ) -> None:
     transport = make_rabbitmq(hurt_rabbitmq.url, exchange=hurt_broker.name, queue=hurt_broker.name, confirm_window=100)
     assert transport.send(entries(1, 10), soon()) == BatchOutcome()
-    hurt_rabbitmq.ctl("set_vm_memory_high_watermark", "0.000001")
-    try:
+    with memory_alarm(hurt_rabbitmq):
         outcome = transport.send(entries(11, 1010), soon(1))
-    finally:
-        hurt_rabbitmq.ctl("set_vm_memory_high_watermark", "0.4")
     assert (outcome.failure, outcome.delivered) == (Failure.UNAVAILABLE, frozenset())
     assert "low on memory), 100 messages unconfirmed" in outcome.error
     deliver(transport, entries(11, 1010))
     found = Counter(hurt_broker.numbers())
     assert set(found) == set(range(1, 1011))
     assert found.total() <= 1110
+
+
+def test_a_connection_that_stays_blocked_is_given_up(
+    hurt_rabbitmq: RabbitMQServer, hurt_broker: Broker, make_rabbitmq: MakeTransport
+) -> None:
+    url = f"{hurt_rabbitmq.url}?blocked_connection_timeout=0.5"
+    transport = make_rabbitmq(url, exchange=hurt_broker.name, queue=hurt_broker.name)
+    with memory_alarm(hurt_rabbitmq):
+        outcome = transport.send(entries(1, 5), soon(10))
+        assert (outcome.failure, transport.is_open) == (Failure.UNAVAILABLE, False)
+        assert "Blocked connection timeout" in outcome.error
+        started = time.monotonic()
+        transport.open(soon())
+        transport.close(clean=True)
+        assert time.monotonic() - started < 3
 
 
 @pytest.mark.parametrize(
@@ -176,3 +185,18 @@ def test_a_network_that_stalls_is_given_up_at_the_deadline(broker: Broker, make_
         proxy.heal()
         deliver(transport, entries(6, 10))
         assert set(broker.numbers()) == set(range(1, 11))
+
+
+def test_a_dead_letter_exchange_that_cannot_be_asked_for_is_no_loss(
+    broker: Broker, make_rabbitmq: MakeTransport
+) -> None:
+    server = pika.URLParameters(broker.url)
+    with FaultProxy(server.host, server.port) as proxy:
+        url = broker.url.replace(f"{server.host}:{server.port}", f"{proxy.host}:{proxy.port}")
+        transport = make_rabbitmq(url, exchange=broker.name, queue=broker.name)
+        proxy.stall()
+        outcome = transport.send(entries(1, 2, dead_letter="x"), soon(0.3))
+        assert (outcome.failure, outcome.sent, transport.is_open) == (Failure.UNAVAILABLE, False, False)
+        proxy.heal()
+        deliver(transport, entries(1, 2, dead_letter="x"))
+    assert broker.numbers(f"{broker.name}.dead-letter") == [1, 2]

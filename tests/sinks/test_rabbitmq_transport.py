@@ -128,6 +128,8 @@ def test_tls_with_an_authority_of_ones_own(
     batch = [entry(seq, payload=os.urandom(100_000)) for seq in range(1, 11)]
     assert transport.send(batch, soon(30)) == BatchOutcome()
     assert Broker(server.url).numbers("q") == list(range(1, 11))
+    shown = f"cacertfile={tls_files.authority}&certfile={tls_files.certificate}&keyfile={tls_files.key}"
+    assert make_rabbitmq(f"{server.tls_url}?{shown}", queue="q").send(entries(11, 12), soon()) == BatchOutcome()
     with pytest.raises(FatalError, match="certificate verify failed"):
         make_rabbitmq(server.tls_url)
 
@@ -229,7 +231,9 @@ def test_what_may_not_be_declared_must_exist(broker: Broker, make_rabbitmq: Make
         channel.queue_bind(broker.name, broker.name, "#")
     transport.open(soon())
     assert transport.send(entries(1, 2), soon()) == BatchOutcome()
-    assert "no exchange" in transport.send([entry(3, dead_letter="x")], soon()).error
+    outcome = transport.send([entry(3, dead_letter="x")], soon())
+    assert outcome.failure is Failure.REJECTED
+    assert "no exchange" in outcome.rejected[0]
     transport.open(soon())
     assert transport.send([entry(4)], soon()) == BatchOutcome()
 
@@ -273,19 +277,47 @@ def test_a_server_that_does_not_answer_is_given_up_at_the_deadline(make_rabbitmq
         assert 0.4 < time.monotonic() - started < 3
 
 
-def test_a_server_of_another_kind_is_unavailable(make_rabbitmq: MakeTransport) -> None:
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"AMQP\x00\x01\x00\x00",  # "I speak another version"
+        b"\x01\x00\x00\x00\x00\x00\x01X\x00",  # a frame without its end
+        b"\x01\x00\x00\x00\x00\x00\x04\xff\xff\xff\xff\xce",  # a method that does not exist
+    ],
+)
+def test_a_server_of_another_kind_is_unavailable(make_rabbitmq: MakeTransport, answer: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
 
-        def hang_up() -> None:
+        def serve() -> None:
             peer, _ = other.accept()
-            peer.recv(100)
-            peer.close()
+            with peer:
+                peer.recv(100)
+                peer.sendall(answer)
 
-        thread = threading.Thread(target=hang_up)
+        thread = threading.Thread(target=serve)
         thread.start()
-        with pytest.raises(UnavailableError, match="AMQP"):
-            make_rabbitmq(f"amqp://127.0.0.1:{other.getsockname()[1]}")
+        transport = make_rabbitmq(f"amqp://127.0.0.1:{other.getsockname()[1]}", opened=False)
+        started = time.monotonic()
+        with pytest.raises(UnavailableError):
+            transport.open(soon(10))
+        assert time.monotonic() - started < 8
         thread.join(10)
+
+
+def test_a_name_is_looked_up_where_no_thread_can_start(
+    broker: Broker, make_rabbitmq: MakeTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    transport = make_rabbitmq(broker.url, opened=False, exchange=broker.name, queue=broker.name)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        transport.open(soon())
+        assert transport.send(entries(1, 3), soon()) == BatchOutcome()
+    assert broker.numbers() == [1, 2, 3]
 
 
 def test_a_name_that_does_not_exist_is_unavailable(make_rabbitmq: MakeTransport) -> None:

@@ -110,6 +110,7 @@ def test_defaults_follow_from_what_is_given(options: dict[str, Any], key: str, b
         ({"exchange": "e" * 250}, "dead_letter_name"),
         ({"queue": "é" * 128}, "queue"),
         ({"exchange": ""}, "exchange"),
+        ({"exchange": "app", "dead_letter_exchange": "app"}, "dead_letter_exchange"),
         ({"exchange_type": "direct", "queue": "q"}, "binding_key"),
         ({"exchange_type": "fan"}, "topic, direct, fanout, headers"),
         ({"queue_type": "lazy"}, "classic, quorum, stream"),
