@@ -352,7 +352,7 @@ class _Session:
 
 def _explain(refused: Refused, shown: str) -> TransportError:
     """What a request that was refused while subscribing means."""
-    if refused.code == NOT_FOUND:
+    if refused.code == NOT_FOUND and "NOT_FOUND - no " in refused.text:  # else: it is there, on a node that is not
         return FatalError(f"{shown}: does not exist: {refused}")
     lasting = failure_of(refused.code, refused.text) is not Failure.UNAVAILABLE
     return (FatalError if lasting else UnavailableError)(f"{shown}: {refused}")
