@@ -18,8 +18,9 @@ from streamll.options import MIB
 from streamll.values import clean
 from streamll.views.line import HARMFUL, format_event, neutral
 
-# From `://` to the last `@` that is not behind white space: a password may have been written without its escapes.
-_LOGIN = re.compile(r"://[^\s'\"]*@")
+# Up to the last `@` before white space, since a password may have been written without its escapes; also where the
+# scheme was forgotten.
+_LOGIN = re.compile(r"(://)[^\s'\"]*@|[^\s'\"/:]*:(?!//)[^\s'\"]*@")
 _SECRET_OPTION = re.compile(r"([?&][a-z_]*password=)[^&\s'\"]*", re.IGNORECASE)
 _SHOWN_OF_UNDECODABLE = 80
 _TIDIED_BYTES = 64 * MIB
@@ -27,7 +28,7 @@ _TIDIED_BYTES = 64 * MIB
 
 def conceal(text: str) -> str:
     """Return text in which no URL shows its user, its password, or a password among its options."""
-    return _SECRET_OPTION.sub(r"\1***", _LOGIN.sub("://***@", text))
+    return _SECRET_OPTION.sub(r"\1***", _LOGIN.sub(r"\1***@", text))
 
 
 def write_line(text: str) -> None:
