@@ -9,13 +9,18 @@ from __future__ import annotations
 import os
 from itertools import count
 from random import Random
-from secrets import randbits
+
+
+def _randbits(n: int) -> int:
+    """`secrets.randbits`, whose module takes four milliseconds to import."""
+    return int.from_bytes(os.urandom(n // 8 + 1), "big") % (1 << n)
+
 
 # One C call each, so that threads cannot be handed the same number and no lock is needed. The free top bit is room to
 # count for ever without an overflow, and one added to it keeps a span's id from being all zero.
-_next_event = count(randbits(127)).__next__
-_next_span = count(randbits(63) + 1).__next__
-_random_bits = Random(randbits(256)).getrandbits  # noqa: S311  # an id is no secret; one from the system costs a microsecond
+_next_event = count(_randbits(127)).__next__
+_next_span = count(_randbits(63) + 1).__next__
+_random_bits = Random(_randbits(256)).getrandbits  # noqa: S311  # an id is no secret; one from the system costs a microsecond
 
 
 def new_event_id() -> str:
@@ -35,14 +40,14 @@ def new_execution_id() -> str:
 
 def new_producer_id() -> str:
     """Return a new producer id: 16 random lower-case hex digits; one for each sink of each process."""
-    return f"{randbits(64):016x}"
+    return os.urandom(8).hex()
 
 
 def _reseed() -> None:
     global _next_event, _next_span, _random_bits
-    _next_event = count(randbits(127)).__next__
-    _next_span = count(randbits(63) + 1).__next__
-    _random_bits = Random(randbits(256)).getrandbits  # noqa: S311  # as above
+    _next_event = count(_randbits(127)).__next__
+    _next_span = count(_randbits(63) + 1).__next__
+    _random_bits = Random(_randbits(256)).getrandbits  # noqa: S311  # as above
 
 
 if hasattr(os, "register_at_fork"):  # Windows has no fork

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from streamll.options import EventFilter, OptionSet, SinkOptions
 from streamll.pipeline import Pipeline
-from streamll.sinks.base import Finding, OnDelivery, Sink
+from streamll.sinks.base import Finding, OnDelivery, Sink, Transport
 from streamll.sinks.rabbitmq_options import RabbitMQOptions, read_url
-from streamll.sinks.rabbitmq_transport import RabbitMQTransport
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -78,9 +77,16 @@ class RabbitMQSink(Sink):
         own, shared = self.split_options(merged)
         if "send_timeout" not in merged:
             shared = replace(shared, send_timeout=own.confirm_timeout)
+
+        def transport(producer: str) -> Transport:
+            # On the worker's thread: what a connection needs takes longer to import than `configure` is to last.
+            from streamll.sinks.rabbitmq_transport import RabbitMQTransport
+
+            return RabbitMQTransport(address, own, producer, f"streamll {self.name}")
+
         super().__init__(
             destination=f"{address.shown} exchange {own.exchange or '(default)'}",
-            transport=lambda producer: RabbitMQTransport(address, own, producer, f"streamll {self.name}"),
+            transport=transport,
             options=shared,
             name=name,
             event_filter=event_filter,

@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from streamll.errors import ConfigurationError
 from streamll.options import EventFilter, OptionSet, SinkOptions
 from streamll.pipeline import Pipeline
-from streamll.sinks.base import Finding, OnDelivery, Sink
-from streamll.sinks.redis_connection import Dialer
+from streamll.sinks.base import Finding, OnDelivery, Sink, Transport
 from streamll.sinks.redis_options import RedisOptions
-from streamll.sinks.redis_transport import RedisTransport
 from streamll.sinks.redis_url import RedisAddress, parse_redis_url
 from streamll.wire.redis import keys_for
 
@@ -88,7 +86,11 @@ class RedisSink(Sink):
         cluster = address.kind == "cluster" if address is not None else _is_cluster(client)
         keys_for(own.stream, "", own.dead_letter_stream, cluster)  # refuses keys that cannot be used
 
-        def transport(producer: str) -> RedisTransport:
+        def transport(producer: str) -> Transport:
+            # On the worker's thread: what a connection needs takes longer to import than `configure` is to last.
+            from streamll.sinks.redis_connection import Dialer
+            from streamll.sinks.redis_transport import RedisTransport
+
             keys = keys_for(own.stream, producer, own.dead_letter_stream, cluster)
             return RedisTransport(Dialer(address, client, keys.stream), keys, producer, own)
 

@@ -20,9 +20,9 @@ first copy comes late, adds exactly what is missing.
 from __future__ import annotations
 
 import binascii
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from streamll.errors import ConfigurationError, DecodeError
 
@@ -102,7 +102,14 @@ stream (0: any), the fence's life in milliseconds, then STEP arguments for each 
 Answers the fence as it is now and, when it stopped early, why: BEHIND or the error of the XADD that failed.
 """
 
-FENCE_SCRIPT_SHA = hashlib.sha1(FENCE_SCRIPT, usedforsecurity=False).hexdigest().encode()
+
+@cache
+def fence_script_sha() -> bytes:
+    """The name under which a server keeps the script."""
+    from hashlib import sha1  # only a writer needs it, and it takes three milliseconds to import
+
+    return sha1(FENCE_SCRIPT, usedforsecurity=False).hexdigest().encode()
+
 
 Argument = bytes | str | int
 
@@ -208,7 +215,7 @@ def script_command(
         items: STEP arguments for each entry, in the order of their numbers.
         whole: Send the script itself, which makes the server remember it, instead of its hash.
     """
-    head = (b"EVAL", FENCE_SCRIPT) if whole else (b"EVALSHA", FENCE_SCRIPT_SHA)
+    head = (b"EVAL", FENCE_SCRIPT) if whole else (b"EVALSHA", fence_script_sha())
     ttl = int(FENCE_TTL * 1000)
     return (*head, 3, keys.stream, keys.fence, keys.dead_letters, producer, after, trim.sign, trim.limit, ttl, *items)
 
