@@ -13,7 +13,7 @@ import redis
 from streamll.delivery.outcome import Failure
 from streamll.errors import UnavailableError
 from streamll.testing.proxy import TO_CLIENT, TO_SERVER, FaultProxy
-from streamll.wire.redis import FENCE_SCRIPT_SHA, FENCE_TTL, keys_for
+from streamll.wire.redis import FENCE_TTL, fence_script_sha, keys_for
 from tests.fixtures.redis import RedisEndpoint, RedisServer
 from tests.sinks.redis_tools import (
     PRODUCER,
@@ -229,7 +229,7 @@ def test_a_server_that_goes_back_in_time(server: RedisServer, client: redis.Redi
 def test_a_script_that_the_server_has_forgotten(server: RedisServer, client: redis.Redis) -> None:
     sender = opened(server.url, fence="script")
     assert sender.send(entries(1, 1200), soon()).failure is None
-    assert client.script_exists(FENCE_SCRIPT_SHA.decode()) == [True]
+    assert client.script_exists(fence_script_sha().decode()) == [True]
     client.script_flush()
     assert sender.send(entries(1201, 2400), soon()).failure is None
     assert stored(client) == numbers(1, 2400)

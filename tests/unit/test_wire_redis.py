@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from streamll.errors import ConfigurationError, DecodeError
 from streamll.wire.redis import (
     FENCE_SCRIPT,
-    FENCE_SCRIPT_SHA,
     STEP,
     Argument,
     Keys,
     Trim,
     decode_entry,
     fence_command,
+    fence_script_sha,
     hash_slot,
     keys_for,
     script_command,
@@ -86,13 +86,13 @@ def test_a_dead_letter_stream_of_ones_own() -> None:
 
 
 def test_the_script_is_known_by_the_hash_that_redis_gives_it() -> None:
-    assert hashlib.sha1(FENCE_SCRIPT).hexdigest().encode() == FENCE_SCRIPT_SHA
+    assert hashlib.sha1(FENCE_SCRIPT).hexdigest().encode() == fence_script_sha()
 
 
 def test_the_command_of_the_script() -> None:
     items: list[Argument] = [7, b"seven", "", 8, b"eight", b"bad"]
     command = script_command(KEYS, b"p", 6, Trim(1000), items)
-    assert command[:3] == (b"EVALSHA", FENCE_SCRIPT_SHA, 3)
+    assert command[:3] == (b"EVALSHA", fence_script_sha(), 3)
     assert command[3:6] == (KEYS.stream, KEYS.fence, KEYS.dead_letters)
     assert command[6:] == (b"p", 6, b"~", 1000, 604_800_000, *items)
     assert script_command(KEYS, b"p", 6, Trim(0, exact=True), items, whole=True)[:2] == (b"EVAL", FENCE_SCRIPT)
