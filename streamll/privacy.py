@@ -19,6 +19,7 @@ REDACTED = "[redacted]"
 SENSITIVE_TERMS = (
     "password",
     "passwords",
+    "pass word",
     "passwd",
     "pwd",
     "passphrase",
@@ -67,6 +68,11 @@ _DESCRIBING = frozenset(
 )
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_A-Za-z]+")
+# Where an acronym stands before a word in small letters, as in `DBpassword`, the hump is not where the word starts.
+_WORD_AFTER_ACRONYM = re.compile(r"[A-Z]{2,}|[A-Z]?[a-z]+|[A-Z]|[0-9]+|[^\W\d_A-Za-z]+")
+
+_KEY_BOUND = 1024
+"""The characters of a key that are looked at; what is longer is text rather than a name."""
 
 # A program has a few thousand different keys at most; one that makes keys up must not make this grow without end.
 _CACHE_BOUND = 4096
@@ -74,7 +80,11 @@ _CACHE_BOUND = 4096
 
 def words_of(key: str) -> tuple[str, ...]:
     """Split a key into lower-case words: `X-Api-Key`, `xApiKey` and `x_api_key` give `("x", "api", "key")`."""
-    return tuple(word.lower() for word in _WORD.findall(key))
+    return _split(_WORD, key)
+
+
+def _split(pattern: re.Pattern[str], key: str) -> tuple[str, ...]:
+    return tuple(word.lower() for word in pattern.findall(key))
 
 
 class SensitiveKeys:
@@ -97,16 +107,20 @@ class SensitiveKeys:
         """Return whether the value under `key` is sensitive."""
         verdict = self.known.get(key)
         if verdict is None:
-            verdict = self._decide(words_of(key))
+            verdict = self._decide(key[:_KEY_BOUND])
             if len(self.known) >= _CACHE_BOUND:
                 self.known.clear()
             if len(key) <= 256:
                 self.known[key] = verdict
         return verdict
 
-    def _decide(self, words: tuple[str, ...]) -> bool:
+    def _decide(self, key: str) -> bool:
+        words = words_of(key)
         if words in self._keep:
             return False
+        return self._names_secret(words) or self._names_secret(_split(_WORD_AFTER_ACRONYM, key))
+
+    def _names_secret(self, words: tuple[str, ...]) -> bool:
         for start in range(len(words)):
             for end in range(start + 1, min(start + self._longest, len(words)) + 1):
                 if words[start:end] in self._terms and not _DESCRIBING.intersection(words[end : end + 1]):
