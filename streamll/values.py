@@ -14,13 +14,14 @@ import types
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta, timezone
+from datetime import MAXYEAR, MINYEAR, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from itertools import islice
 from math import isfinite
-from pathlib import PurePath
-from typing import Any
+from pathlib import PosixPath, PurePath, PurePosixPath, PureWindowsPath, WindowsPath
+from sys import getsizeof
+from typing import Any, cast
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -35,80 +36,110 @@ INT_MIN, INT_MAX = -(2**63), 2**64 - 1
 """What MessagePack can hold as an integer."""
 
 _FAST_DEPTH = 4
-_INERT = frozenset({bool, type(None), UUID, Decimal, date})
+_ITEM = 16
+"""About what an item takes beside its text; what counts is that it is something, so that no data is endless."""
+_NOTHING_KNOWN: dict[str, bool] = {}
+_DECIMAL_SIZE = 256
+"""The memory of a number of some hundred digits; a longer `Decimal` is not plain."""
 
-# Looked up on `type` itself: a metaclass may answer for its classes with code of its own.
+_KEY_DEPTH = 4
+_KEY_PARTS = 8
+"""A tuple as a key is written in full only so far."""
+_PATHS = (PosixPath, WindowsPath, PurePosixPath, PureWindowsPath)
+_NO_VALUE = object()
+
+# Looked up on `type` itself: a metaclass may answer for its classes with code of its own. For the same reason a class
+# is compared by `is` and looked up by its `id`, and an object's class is asked by `type`, never by `isinstance`.
 _name_of: Callable[[type], str] = type.__dict__["__name__"].__get__
 _mro_of: Callable[[type], tuple[type, ...]] = type.__dict__["__mro__"].__get__
 _dict_of: Callable[[type], Any] = type.__dict__["__dict__"].__get__
+_struct_fields_of: Callable[[type], tuple[str, ...]] = type(msgspec.Struct).__dict__["__struct_fields__"].__get__
 
 
-def is_plain(data: dict[Any, Any], sensitive: SensitiveKeys | None, limit: int, depth: int = _FAST_DEPTH) -> bool:
+def is_plain(data: dict[Any, Any], sensitive: SensitiveKeys | None, limit: int) -> bool:
     """Return whether a map can be encoded as it is: the test that nearly every event passes.
 
     Args:
         data: A map from the application.
         sensitive: Decides which keys are secret; None when nothing is to be redacted.
-        limit: Strings and lists longer than this are not plain.
-        depth: Levels of nesting to look into; what lies deeper is not plain, which also ends a cycle.
+        limit: Maps whose strings and items are together more than this are not plain, which bounds the work also where
+            the same list stands in many places.
 
     Raises:
         RuntimeError: When another thread changes the size of the map meanwhile.
     """
-    known = sensitive.known if sensitive is not None else None
+    return _plain_map(data, sensitive, limit, _FAST_DEPTH) >= 0
+
+
+def _plain_map(data: dict[Any, Any], sensitive: SensitiveKeys | None, room: int, depth: int) -> int:
+    """Return what a plain map leaves of the room; less than nothing when it is too large, too deep or not plain."""
+    known = sensitive.known if sensitive is not None else _NOTHING_KNOWN
+    room -= len(data) * _ITEM
+    if room < 0:
+        return -1
     for key, value in data.items():
         if type(key) is not str:
-            return False
-        if known is not None:
-            verdict = known.get(key)
-            if verdict is None:
-                verdict = sensitive(key)  # type: ignore[misc]  # not None when `known` is not
-            if verdict:
-                return False
+            return -1
+        verdict = known.get(key)
+        if verdict is None:
+            room -= len(key)  # a known key is short
+            verdict = sensitive is not None and sensitive(key)
+        if verdict:
+            return -1
         kind = type(value)
         if kind is str:
-            if len(value) > limit:
-                return False
+            room -= len(value)
         elif kind is int:
             if not INT_MIN <= value <= INT_MAX:
-                return False
-        elif kind in _INERT:
+                return -1
+        elif kind is bool or value is None:
             pass
         elif kind is float:
             if not isfinite(value):
-                return False
+                return -1
         elif kind is dict:
-            if not depth or not is_plain(value, sensitive, limit, depth - 1):
-                return False
+            if not depth:
+                return -1
+            room = _plain_map(value, sensitive, room, depth - 1)
         elif kind is list or kind is tuple:
-            if not depth or len(value) > limit or not _is_plain_list(value, sensitive, limit, depth - 1):
-                return False
-        elif kind is datetime:
-            if value.tzinfo is not None and type(value.tzinfo) is not timezone:
-                return False
-        else:
-            return False
-    return True
+            if not depth:
+                return -1
+            room = _plain_list(value, sensitive, room, depth - 1)
+        elif not _is_inert(value, kind):
+            return -1
+    return room
 
 
-def _is_plain_list(items: Iterable[Any], sensitive: SensitiveKeys | None, limit: int, depth: int) -> bool:
+def _plain_list(items: list[Any] | tuple[Any, ...], sensitive: SensitiveKeys | None, room: int, depth: int) -> int:
+    room -= len(items) * _ITEM
+    if room < 0:
+        return -1
     for value in items:
         kind = type(value)
         if kind is str:
-            if len(value) > limit:
-                return False
+            room -= len(value)
         elif kind is int:
             if not INT_MIN <= value <= INT_MAX:
-                return False
+                return -1
         elif kind is float:
             if not isfinite(value):
-                return False
+                return -1
         elif kind is dict:
-            if not depth or not is_plain(value, sensitive, limit, depth - 1):
-                return False
-        elif kind not in _INERT:
-            return False
-    return True
+            if not depth:
+                return -1
+            room = _plain_map(value, sensitive, room, depth - 1)
+        elif not _is_inert(value, kind):
+            return -1
+    return room
+
+
+def _is_inert(value: Any, kind: type) -> bool:
+    """Return whether a value that is short and has no parts can be encoded as it is."""
+    if value is None or kind is bool or kind is UUID or kind is date:
+        return True
+    if kind is datetime:
+        return value.tzinfo is None or type(value.tzinfo) is timezone
+    return kind is Decimal and getsizeof(value) <= _DECIMAL_SIZE
 
 
 @dataclass
@@ -158,11 +189,11 @@ class _Walk:
     def value(self, value: Any, depth: int) -> Any:
         self.budget -= 1
         kind = type(value)
-        handler = _HANDLERS.get(kind)
+        handler = _BY_ID.get(id(kind))
         if handler is not None:
             return handler(self, value, depth)
         for base in _mro_of(kind):
-            handler = _HANDLERS.get(base)
+            handler = _BY_ID.get(id(base))
             if handler is not None:
                 return handler(self, value, depth)
         return self.foreign(value, kind, depth)
@@ -211,41 +242,91 @@ class _Walk:
         hour, minute, second = [field.__get__(value) for field in (datetime.hour, datetime.minute, datetime.second)]
         micro, fold = datetime.microsecond.__get__(value), datetime.fold.__get__(value)
         zone = datetime.tzinfo.__get__(value)
-        known = zone is None or type(zone) in (timezone, ZoneInfo)
+        known = zone is None or type(zone) is timezone or type(zone) is ZoneInfo
         plain = datetime(year, month, day, hour, minute, second, micro, zone if known else None, fold=fold)
-        if known:
-            return plain
-        self.stand_ins += 1
-        return self.text(f"{plain.isoformat()} <{_name_of(type(zone))}>")
+        if not known:
+            self.stand_ins += 1
+            return self.text(f"{plain.isoformat()} <{_name_of(type(zone))}>")
+        if zone is not None and year in (MINYEAR, MAXYEAR):  # in UTC it may be in a year that there is not
+            return self.text(plain.isoformat())
+        return plain
 
-    def enter(self, value: Any, depth: int) -> str:
-        """Return why a container is not walked into; empty when it is, and then it is on the way until `leave`."""
+    def clock(self, value: time) -> str:
+        """A `time` without its time zone."""
+        hour, minute, second = [field.__get__(value) for field in (time.hour, time.minute, time.second)]
+        return self.text(time(hour, minute, second, time.microsecond.__get__(value)).isoformat())
+
+    def uuid(self, value: UUID) -> str:
+        """A UUID's canonical form, from its number: `str` would ask a subclass for it."""
+        number = _slot(value, (UUID,), "int")
+        if type(number) is not int:
+            return self.stand_in("UUID")
+        digits = f"{number:032x}"
+        return self.text("-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])))
+
+    def path(self, value: PurePath) -> str:
+        """A path; a subclass's only by its name, since all of a path is Python code that may be overridden."""
+        kind = type(value)
+        if any(kind is known for known in _PATHS):
+            return self.text(PurePath.__str__(value))
+        return self.stand_in(_name_of(kind))
+
+    def interval(self, value: range) -> str:
+        """A `range`, as it is written."""
+        if all(INT_MIN <= bound <= INT_MAX for bound in (value.start, value.stop, value.step)):
+            return self.text(str(value))
+        return self.stand_in("range")
+
+    def member(self, value: Enum, depth: int) -> Any:
+        """An enumeration's member, as its value."""
+        kind = type(value)
+        held = dict.get(_own_attributes(value, _mro_of(kind)), "_value_", _NO_VALUE)
+        if depth >= MAX_DEPTH or held is _NO_VALUE:
+            return self.stand_in(_name_of(kind))
+        return self.value(held, depth + 1)
+
+    def obstacle(self, value: Any, depth: int) -> str:
+        """Return why a container is not walked into; empty when it is."""
         if id(value) in self.on_the_way:
             return "cycle"
-        if depth >= MAX_DEPTH:
-            return "too deep"
-        self.on_the_way.add(id(value))
-        return ""
+        return "too deep" if depth >= MAX_DEPTH else ""
+
+    def first(self, items: Iterable[Any]) -> list[Any] | None:
+        """What the budget has room for, at most, of a collection; None when it changed its size meanwhile.
+
+        It is one C call, into which another thread or a finaliser gets only by a garbage collection.
+        """
+        try:
+            return list(islice(items, max(self.budget, 0)))
+        except RuntimeError:
+            return None
 
     def floor(self, depth: int) -> int:
         """What a collection must leave of the budget."""
         return max(self.budget, 0) // 2 if self.fair and depth else 0
 
     def mapping(self, value: Any, items: Iterable[tuple[Any, Any]], size: int, depth: int) -> Any:
-        obstacle = self.enter(value, depth)
+        obstacle = self.obstacle(value, depth)
         if obstacle:
             return self.stand_in(obstacle)
+        taken = self.first(items)
+        if taken is None:
+            return self.stand_in("changing")
         out: dict[str, Any] = {}
         floor = self.floor(depth)
+        self.on_the_way.add(id(value))
         try:
-            # One C call: a thread that adds keys meanwhile cannot come between.
-            for key, item in list(islice(items, max(self.budget, 0))):
+            for key, item in taken:
                 if self.budget <= floor:
                     break
-                name = self.key(key)
-                while name in out:  # "1" and 1, or two stand-ins
-                    name += "'"
-                if self.sensitive is not None and self.sensitive(name):
+                name = self.name(key)
+                secret = self.sensitive is not None and self.sensitive(name)
+                name = self.text(name)
+                if name in out:  # "1" and 1, two that were cut, two stand-ins
+                    name = f"{name}'{len(out)}"
+                    while name in out:
+                        name += "'"
+                if secret:
                     self.redacted += 1
                     self.budget -= len(REDACTED)
                     out[name] = REDACTED
@@ -258,25 +339,39 @@ class _Walk:
             out["<cut>"] = f"<{size - len(out)} more>"
         return out
 
-    def key(self, key: Any) -> str:
+    def name(self, key: Any, depth: int = 0) -> str:
+        """A key as text, not yet cut: whether it is secret is decided by all of it."""
         kind = type(key)
         if kind is str:
-            return self.text(key)
-        if kind in (int, bool, float, type(None), UUID, Decimal, date):
-            return self.text(str(key))
+            return cast("str", key)
         bases = _mro_of(kind)
-        if any(base in (str, int, float, bytes, datetime, PurePath, Enum) for base in bases):
-            return self.text(str(self.value(key, MAX_DEPTH)))
+        if any(base is Enum for base in bases):
+            own = _own_attributes(key, bases)
+            held = dict.get(own, "_value_")
+            return held if type(held) is str else self.name(dict.get(own, "_name_"), MAX_DEPTH)
+        for base in bases:
+            if base is str:
+                return str.__str__(key)
+            if base is bytes:
+                return bytes.decode(key, "utf-8", "backslashreplace")
+            if base is tuple and depth < _KEY_DEPTH:
+                return ".".join([self.name(part, depth + 1) for part in islice(tuple.__iter__(key), _KEY_PARTS)])
+            if id(base) in _KEYS:
+                return str(self.value(key, MAX_DEPTH))
         return self.stand_in(_name_of(kind))
 
     def sequence(self, value: Any, items: Iterable[Any], size: int, depth: int) -> Any:
-        obstacle = self.enter(value, depth)
+        obstacle = self.obstacle(value, depth)
         if obstacle:
             return self.stand_in(obstacle)
+        taken = self.first(items)
+        if taken is None:
+            return self.stand_in("changing")
         out: list[Any] = []
         floor = self.floor(depth)
+        self.on_the_way.add(id(value))
         try:
-            for item in list(islice(items, max(self.budget, 0))):
+            for item in taken:
                 if self.budget <= floor:
                     break
                 out.append(self.value(item, depth + 1))
@@ -292,40 +387,53 @@ class _Walk:
         bases = _mro_of(kind)
         for base in bases:
             fields = _dict_of(base).get("__dataclass_fields__")
-            if isinstance(fields, dict):
+            if type(fields) is dict:
                 return self.fields(value, bases, fields, depth)
             if base is msgspec.Struct:
-                return self.fields(value, bases, kind.__struct_fields__, depth)  # type: ignore[attr-defined]
-        pydantic_model = getattr(sys.modules.get("pydantic"), "BaseModel", None)
-        if pydantic_model in bases:
-            return self.fields(value, bases, object.__getattribute__(value, "__dict__"), depth)
-        numpy_scalar = getattr(sys.modules.get("numpy"), "generic", None)
-        if numpy_scalar in bases and _dict_of(kind).get("__module__", "numpy") == "numpy":
-            return self.value(value.item(), MAX_DEPTH)
+                return self.fields(value, bases, _struct_fields_of(kind), depth)
+        pydantic_model = getattr(sys.modules.get("pydantic.main"), "BaseModel", kind)
+        numpy_scalar = getattr(sys.modules.get("numpy"), "generic", kind)
+        for base in bases[1:]:
+            if base is pydantic_model:
+                own = _own_attributes(value, bases)
+                return self.mapping(value, dict.items(own), dict.__len__(own), depth)
+            if base is numpy_scalar and _dict_of(kind).get("__module__") in (None, "numpy"):
+                item = value.item()
+                return self.stand_in(_name_of(kind)) if type(item) is kind else self.value(item, MAX_DEPTH)
         return self.stand_in(_name_of(kind))
 
-    def fields(self, value: Any, bases: tuple[type, ...], names: Iterable[str], depth: int) -> Any:
+    def fields(self, value: Any, bases: tuple[type, ...], names: Iterable[Any], depth: int) -> Any:
         """The fields of an object, from its `__dict__` or its slots; a property in a field's place is not called."""
-        names = list(names)
-        own = {}
-        for base in bases:
-            if "__dict__" in _dict_of(base):
-                own = object.__getattribute__(value, "__dict__")
-                break
+        own = _own_attributes(value, bases)
         found = {}
-        for name in names:
-            if name in own:
-                found[name] = own[name]
-                continue
-            for base in bases:
-                slot = _dict_of(base).get(name)
-                if isinstance(slot, (types.MemberDescriptorType, types.GetSetDescriptorType)):
-                    try:
-                        found[name] = slot.__get__(value)
-                    except AttributeError:  # a slot that was never filled
-                        break
-                    break
+        for name in [name for name in names if type(name) is str]:
+            found[name] = dict.get(own, name, _NO_VALUE)
+            if found[name] is _NO_VALUE:
+                found[name] = _slot(value, bases, name)
+        found = {name: item for name, item in found.items() if item is not _NO_VALUE}
         return self.mapping(value, found.items(), len(found), depth)
+
+
+def _own_attributes(value: Any, bases: tuple[type, ...]) -> dict[str, Any]:
+    """An object's `__dict__`, without asking its class, which may have a property of that name. May be of a subclass."""
+    for base in bases:
+        slot = _dict_of(base).get("__dict__")
+        if type(slot) is types.GetSetDescriptorType:
+            own: dict[str, Any] = slot.__get__(value)
+            return own
+    return {}
+
+
+def _slot(value: Any, bases: tuple[type, ...], name: str) -> Any:
+    """What is in an object's slot of that name; `_NO_VALUE` when it is empty, or there is none."""
+    for base in bases:
+        slot = _dict_of(base).get(name)
+        if type(slot) is types.MemberDescriptorType or type(slot) is types.GetSetDescriptorType:
+            try:
+                return slot.__get__(value)
+            except AttributeError:
+                break
+    return _NO_VALUE
 
 
 def _as_is(walk: _Walk, value: Any, _depth: int) -> Any:
@@ -340,18 +448,18 @@ _HANDLERS: dict[type, Callable[[_Walk, Any, int], Any]] = {
     str: lambda walk, value, _: walk.text(str.__str__(value)),
     int: lambda walk, value, _: walk.integer(int.__int__(value)),
     float: lambda walk, value, _: walk.number(float.__float__(value)),
-    complex: lambda walk, value, _: walk.text(complex.__str__(value)),
-    bytes: lambda walk, value, _: walk.binary(bytes.__getitem__(value, slice(None))),
-    bytearray: lambda walk, value, _: walk.binary(bytes(memoryview(value)[: walk.longest + 1])),
-    memoryview: lambda walk, value, _: walk.stand_in(f"memoryview of {value.nbytes} bytes"),
+    complex: lambda walk, value, _: walk.text(complex.__repr__(value)),
+    bytes: lambda walk, value, _: walk.binary(bytes.__getitem__(value, slice(walk.longest + 1))),
+    bytearray: lambda walk, value, _: walk.binary(bytes(bytearray.__getitem__(value, slice(walk.longest + 1)))),
+    memoryview: lambda walk, value, _: walk.stand_in("memoryview"),
     datetime: lambda walk, value, _: walk.moment(value),
     date: lambda walk, value, _: walk.text(date.isoformat(value)),
-    time: lambda walk, value, _: walk.text(time.isoformat(time.replace(value, tzinfo=None))),
+    time: lambda walk, value, _: walk.clock(value),
     timedelta: lambda walk, value, _: walk.number(timedelta.total_seconds(value)),
     Decimal: lambda walk, value, _: walk.text(Decimal.__str__(value)),
-    UUID: lambda walk, value, _: walk.text(UUID.__str__(value)),
-    PurePath: lambda walk, value, _: walk.text(PurePath.__str__(value)),
-    Enum: lambda walk, value, depth: walk.value(object.__getattribute__(value, "_value_"), depth + 1),
+    UUID: lambda walk, value, _: walk.uuid(value),
+    PurePath: lambda walk, value, _: walk.path(value),
+    Enum: lambda walk, value, depth: walk.member(value, depth),
     dict: lambda walk, value, depth: walk.mapping(value, dict.items(value), dict.__len__(value), depth),
     types.MappingProxyType: lambda walk, value, depth: walk.stand_in("mappingproxy"),
     list: lambda walk, value, depth: walk.sequence(value, list.__iter__(value), list.__len__(value), depth),
@@ -361,5 +469,11 @@ _HANDLERS: dict[type, Callable[[_Walk, Any, int], Any]] = {
         value, frozenset.__iter__(value), frozenset.__len__(value), depth
     ),
     deque: lambda walk, value, depth: walk.sequence(value, deque.__iter__(value), deque.__len__(value), depth),
-    range: lambda walk, value, _: walk.text(str(value)),
+    range: lambda walk, value, _: walk.interval(value),
 }
+_BY_ID = {id(kind): handler for kind, handler in _HANDLERS.items()}
+
+_KEYS = frozenset(
+    id(kind)
+    for kind in (type(None), bool, int, float, complex, datetime, date, time, timedelta, Decimal, UUID, PurePath)
+)
