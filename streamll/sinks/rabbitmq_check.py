@@ -110,7 +110,8 @@ class _Questions:
             yield from self._about_queue()
         if there:
             yield from self._about_writing()
-        yield from self._about_dead_letters()
+        if not self._link.blocked:  # then it answers nothing more
+            yield from self._about_dead_letters()
 
     def _about_exchange(self, there: bool) -> Iterator[Finding]:
         name, kind = self._options.exchange, self._options.exchange_type

@@ -61,7 +61,11 @@ class RabbitMQOptions(OptionSet):
     def check(self) -> None:
         """Refuse names that AMQP cannot carry, and combinations that could deliver nothing."""
         for name in ("exchange", "queue", "binding_key", "dead_letter_name"):
-            if len((getattr(self, name) or "").encode("utf-8", "replace")) > SHORT_LIMIT:
+            try:
+                size = len((getattr(self, name) or "").encode())
+            except UnicodeEncodeError:
+                raise ConfigurationError(f"{self.owner}option {name}: is no text that UTF-8 can say") from None
+            if size > SHORT_LIMIT:
                 raise ConfigurationError(f"{self.owner}option {name}: longer than {SHORT_LIMIT} bytes")
         if self.dead_letter_name == self.exchange:
             raise ConfigurationError(f"{self.owner}option dead_letter_exchange: must not be the exchange itself")

@@ -266,7 +266,7 @@ class RabbitMQTransport:
             window = self._options.confirm_window if self._proven else 1
             return window - confirms.waiting if confirms.waiting <= window // 2 else 0
 
-        while not confirms.complete:
+        while not confirms.complete and not link.interrupted and time.monotonic() < deadline:
             count = room()
             if count:
                 self._write(link, batch[confirms.fed : confirms.fed + count])

@@ -100,6 +100,7 @@ def test_an_alarm_is_found(hurt_rabbitmq: RabbitMQServer, hurt_broker: Broker, m
     make_rabbitmq(hurt_broker.url, exchange=hurt_broker.name, queue=hurt_broker.name)
     with memory_alarm(hurt_rabbitmq):
         findings = RabbitMQSink.check_url(f"{hurt_broker.url}?exchange={hurt_broker.name}&connect_timeout=1")
+    assert [finding.level for finding in findings] == ["ok", "ok", "error"]
     assert "free memory" in about(findings, "low on memory").remedy
     assert hurt_broker.count() == 0
 

@@ -413,6 +413,17 @@ def test_interrupt_ends_what_waits_and_nothing_else(broker: Broker, make_rabbitm
     assert transport.is_open
 
 
+def test_nothing_is_sent_when_the_time_is_over_already(broker: Broker, make_rabbitmq: MakeTransport) -> None:
+    transport = make_rabbitmq(broker.url, exchange=broker.name, queue=broker.name)
+    for interrupted, deadline in ((False, soon(-1)), (True, soon())):
+        if interrupted:
+            transport.interrupt()
+        outcome = transport.send(entries(1, 3), deadline)
+        assert (outcome.failure, outcome.sent, transport.is_open) == (Failure.UNAVAILABLE, False, True)
+    assert transport.send(entries(1, 3), soon()) == BatchOutcome()
+    assert broker.numbers() == [1, 2, 3]
+
+
 def test_closing_is_allowed_in_any_state(broker: Broker, make_rabbitmq: MakeTransport) -> None:
     transport = make_rabbitmq(broker.url, opened=False, exchange=broker.name)
     transport.close(clean=True)

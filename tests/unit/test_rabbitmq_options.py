@@ -109,6 +109,7 @@ def test_defaults_follow_from_what_is_given(options: dict[str, Any], key: str, b
         ({"exchange": "e" * 256}, "exchange"),
         ({"exchange": "e" * 250}, "dead_letter_name"),
         ({"queue": "é" * 128}, "queue"),
+        ({"exchange": "\ud800"}, "exchange"),
         ({"exchange": ""}, "exchange"),
         ({"exchange": "app", "dead_letter_exchange": "app"}, "dead_letter_exchange"),
         ({"exchange_type": "direct", "queue": "q"}, "binding_key"),
