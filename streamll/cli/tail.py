@@ -13,15 +13,19 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from streamll.cli.interrupt import interruptions
 from streamll.cli.output import as_json, as_text, conceal, takes_color, write_line
 from streamll.consumers import Consumer, FileConsumer, Received, consumer_for
 from streamll.errors import ConfigurationError
 from streamll.views.line import neutral
+
+_GLANCE = 0.5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,26 +63,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Show events until there are no more to show."""
-    _say_what_consumers_say()
     wanted = _filter(arguments)
     color = takes_color(os.environ)
     start = arguments.start or ("beginning" if arguments.no_follow else "end")
     left = arguments.count
-    with _consumer(arguments, start) as consumer:
-        for item in consumer:
-            if wanted(item):
-                text = as_json(item) if arguments.json else as_text(item, color=color, dated=start != "end")
-                write_line(text)
-                left = None if left is None else left - 1
-            item.ack()
-            if left == 0:
-                break
+    with _consumers_heard(), interruptions() as interrupted, _consumer(arguments, start) as consumer:
+        # An end to a loop every now and then, to see an interruption that came to nothing.
+        while not consumer.ended and not interrupted():
+            for item in consumer:
+                if wanted(item):
+                    text = as_json(item) if arguments.json else as_text(item, color=color, dated=start != "end")
+                    write_line(text)
+                    left = None if left is None else left - 1
+                item.ack()
+                if left == 0:
+                    return 0
+        if interrupted():
+            raise KeyboardInterrupt
     return 0
 
 
 def _consumer(arguments: argparse.Namespace, start: str) -> Consumer:
     url: str = arguments.url
-    options: dict[str, Any] = {"start": start, "follow": not arguments.no_follow}
+    options: dict[str, Any] = {"start": start, "follow": not arguments.no_follow, "timeout": _GLANCE}
     scheme = url.partition(":")[0].lower()
     if "://" not in url and scheme != "file":
         return FileConsumer(url, **options)
@@ -137,13 +144,21 @@ class _Words(logging.Formatter):
         return f"streamll: {neutral(conceal(super().format(record)))}"
 
 
-def _say_what_consumers_say() -> None:
+@contextmanager
+def _consumers_heard() -> Iterator[None]:
     """Show on standard error when a connection is lost and found again."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Words())
-    logger = logging.getLogger("streamll.consumers")
-    logger.handlers = [handler]
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    # It says the same at length, and more than once.
-    logging.getLogger("pika").setLevel(logging.CRITICAL)
+    ours, pikas = logging.getLogger("streamll.consumers"), logging.getLogger("pika")
+    before = (ours.level, ours.propagate, pikas.level)
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
+    ours.propagate = False
+    pikas.setLevel(logging.CRITICAL)  # it says the same at length, and more than once
+    try:
+        yield
+    finally:
+        ours.removeHandler(handler)
+        ours.setLevel(before[0])
+        ours.propagate = before[1]
+        pikas.setLevel(before[2])

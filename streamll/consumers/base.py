@@ -302,6 +302,11 @@ class Consumer(Iterator[Received], AsyncIterator[Received]):
             await self._in_thread(self._send_acks)
         return self._hand_over()
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come: closed, or without `follow` at the end. False when only `timeout` ended a loop."""
+        return self._closed.is_set() or (self._ended and not self._ready)
+
     def events(self) -> Events:
         """Iterate, with `for` or `async for`, over the events alone.
 
@@ -364,9 +369,7 @@ class Consumer(Iterator[Received], AsyncIterator[Received]):
         return None if self._options.timeout is None else time.monotonic() + self._options.timeout
 
     def _over(self, deadline: float | None) -> bool:
-        if self._ready:
-            return False
-        return self._ended or self._closed.is_set() or (deadline is not None and time.monotonic() >= deadline)
+        return not self._ready and (self.ended or (deadline is not None and time.monotonic() >= deadline))
 
     def _hand_over(self) -> Received:
         item = self._ready.popleft()

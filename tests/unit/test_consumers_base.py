@@ -190,7 +190,11 @@ class TestIterating:
         source = ScriptedSource([], [entry(1)], [], None)
         consumer = consume(source, timeout=0.0)
         assert seqs(consumer) == []
+        assert not consumer.ended
         assert seqs(consumer) == [1]
+        assert seqs(consumer) == []
+        assert seqs(consumer) == []
+        assert consumer.ended
 
     def test_after_close_there_is_nothing_more(self) -> None:
         source = ScriptedSource([entry(1), entry(2)], [entry(3)])

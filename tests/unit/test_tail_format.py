@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamll import codec
-from streamll.cli import main
+from streamll.cli import main, tail
+from streamll.cli.interrupt import interruptions
 from streamll.cli.output import as_json, as_text, conceal
 from streamll.cli.tail import _filter
 from streamll.consumers import FileConsumer, Received
@@ -209,3 +213,68 @@ class TestMisuse:
         for words in (["--help"], ["--version"], ["tail", "--help"], ["check", "--help"]):
             assert main(words) == 0
         assert "--no-follow" in capsys.readouterr().out
+
+
+class TestInterruptions:
+    def test_ctrl_c_is_raised_as_ever(self) -> None:
+        before = signal.getsignal(signal.SIGINT)
+        with interruptions() as interrupted:
+            assert not interrupted()
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            assert interrupted()
+        assert signal.getsignal(signal.SIGINT) is before
+
+    def test_one_that_comes_to_nothing_is_seen(self, capsys: pytest.CaptureFixture[str]) -> None:
+        class Unlucky:
+            def __del__(self) -> None:
+                signal.raise_signal(signal.SIGINT)
+
+        with interruptions() as interrupted:
+            Unlucky()
+            assert interrupted()
+        assert capsys.readouterr().err == ""
+
+    def test_what_else_goes_wrong_in_finalisers_is_reported(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        reported: list[object] = []
+        monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: reported.append(unraisable.exc_type))
+
+        class Broken:
+            def __del__(self) -> None:
+                raise ValueError
+
+        with interruptions():
+            Broken()
+        assert reported == [ValueError]
+
+    def test_in_another_thread_nothing_is_changed(self) -> None:
+        found: list[bool] = []
+
+        def elsewhere() -> None:
+            with interruptions() as interrupted:
+                found.append(interrupted())
+
+        before = signal.getsignal(signal.SIGINT)
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+        assert found == [False]
+        assert signal.getsignal(signal.SIGINT) is before
+
+
+class TestMain:
+    def test_a_mistake_of_ours_shows_no_text_of_its_own(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def fail(_arguments: object) -> int:
+            raise RuntimeError("redis://u:secret@h")
+
+        monkeypatch.setattr(tail, "run", fail)
+        monkeypatch.delenv("STREAMLL_DEBUG", raising=False)
+        assert main(["tail", "redis://h"]) == 1
+        assert capsys.readouterr().err == (
+            "streamll: a mistake in streamll: RuntimeError; with STREAMLL_DEBUG=1 it shows where\n"
+        )
+        monkeypatch.setenv("STREAMLL_DEBUG", "1")
+        with pytest.raises(RuntimeError):
+            main(["tail", "redis://h"])

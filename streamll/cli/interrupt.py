@@ -1,0 +1,49 @@
+"""Ctrl-C, also where it comes to nothing.
+
+Python raises KeyboardInterrupt wherever the main thread happens to be. In a finaliser or a callback of the garbage
+collector that is printed and forgotten, and a command that runs until it is interrupted would run for ever.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+
+
+@contextmanager
+def interruptions() -> Iterator[Callable[[], bool]]:
+    """Give a function that says whether Ctrl-C was pressed since; KeyboardInterrupt is raised as ever.
+
+    Where Ctrl-C is ignored (a job in the background), or in another thread than the main one, nothing is changed.
+    """
+    pressed = False
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield lambda: pressed
+        return
+
+    def note(_number: int, _frame: FrameType | None) -> None:
+        nonlocal pressed
+        pressed = True
+        raise KeyboardInterrupt
+
+    def say(unraisable: UnraisableHookArgs) -> None:
+        if unraisable.exc_type is not KeyboardInterrupt:
+            said_before(unraisable)
+
+    said_before = sys.unraisablehook
+    sys.unraisablehook = say
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.unraisablehook = said_before
