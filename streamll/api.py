@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("streamll")
 
 # A comma also stands between the hosts of one URL, so only one with a scheme behind it separates two.
-_BETWEEN_URLS = re.compile(r"\s*,\s*(?=[A-Za-z][A-Za-z0-9+.-]*:)")
+_BETWEEN_URLS = re.compile(r"\s*,\s*(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 
 
 @dataclass(frozen=True)
