@@ -431,7 +431,7 @@ class Consumer(Iterator[Received], AsyncIterator[Received]):
         if isinstance(error, FatalError) or not self._was_open or given_up:
             raise ConsumerError(str(error)) from error
         if not self._failures:
-            logger.warning("%s: connection lost, trying again: %s", self._source.shown, error)
+            logger.warning("connection lost, trying again: %s", error)
         self._failures += 1
         if self._delay is None:
             from tenacity import wait_random_exponential

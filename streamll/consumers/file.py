@@ -170,7 +170,8 @@ class _FileSource:
 
     def _release(self) -> None:
         if self._descriptor >= 0:
-            os.close(self._descriptor)
+            with contextlib.suppress(OSError):
+                os.close(self._descriptor)
             self._descriptor = -1
 
     def _look(self) -> list[Received] | None:

@@ -349,7 +349,7 @@ class TestReconnecting:
         assert seqs(consumer) == [1, 2]
         stats = consumer.stats()
         assert (source.opened, stats.reconnects, stats.last_error) == (3, 1, "refused")
-        assert [record.getMessage() for record in caplog.records] == ["script: connection lost, trying again: cut"]
+        assert [record.getMessage() for record in caplog.records] == ["connection lost, trying again: cut"]
 
     def test_the_first_connection_is_tried_once(self) -> None:
         source = ScriptedSource([entry(1)], None, opens=[UnavailableError("refused")])

@@ -53,6 +53,13 @@ def open_descriptors() -> int:
     return len(list(folder.iterdir())) if folder.is_dir() else 0
 
 
+def break_descriptor(consumer: Consumer, path: Path) -> None:
+    """Put a folder in the place of the file that is open: reading it fails."""
+    folder = os.open(path.parent, os.O_RDONLY)
+    os.dup2(folder, consumer._source._descriptor, inheritable=False)  # type: ignore[attr-defined]
+    os.close(folder)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "events[1].jsonl"  # characters that mean something in a pattern
@@ -299,6 +306,20 @@ class TestFollowing:
             assert seqs(consumer) == []
             path.write_bytes(lines(1))
             assert seqs(consumer) == [1]  # all of it is new
+
+    def test_a_disk_that_fails_for_a_while(self, path: Path) -> None:
+        path.write_bytes(lines(1, 2))
+        with FileConsumer(path, timeout=5.0, retry_base=0.0) as consumer:
+            for seq in (1, 2):
+                assert next(consumer).seq == seq
+            append(path, lines(3))
+            break_descriptor(consumer, path)
+            assert next(consumer).seq == 3
+            assert consumer.stats().reconnects == 1
+            break_descriptor(consumer, path)
+            path.unlink()
+            append(path, lines(4))
+            assert next(consumer).seq == 4
 
     def test_nothing_is_left_open(self, path: Path) -> None:
         path.write_bytes(lines(1))
