@@ -283,7 +283,9 @@ class PipelineOptions(OptionSet):
         1 * MIB, "The longest encoded event.", at_least=1 * KIB, at_most=512 * MIB, unit="bytes"
     )
     oversize: str = option(
-        "cut", "A longer event has its values cut until it fits, or is dead-lettered whole.", choices=OVERSIZE_POLICIES
+        "cut",
+        "A longer event has its values cut until it fits, or is dead-lettered, whole up to 16 times max_event_bytes.",
+        choices=OVERSIZE_POLICIES,
     )
     redact: bool = option(True, "Replace values under sensitive keys by `[redacted]` before they are encoded.")
     redact_keys: str = option("", "Further sensitive keys, separated by commas.")

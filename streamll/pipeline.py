@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import sys
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from typing import Any
 from streamll import codec
 from streamll.context import current, muted
 from streamll.models import Record, StreamllEvent
-from streamll.options import BeforeSend, PipelineOptions
+from streamll.options import KIB, BeforeSend, PipelineOptions
 from streamll.privacy import SensitiveKeys
 from streamll.tally import Tally
 from streamll.values import INT_MAX, INT_MIN, clean, is_plain
@@ -31,6 +30,9 @@ from streamll.values import INT_MAX, INT_MIN, clean, is_plain
 log = logging.getLogger("streamll")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+WHOLE = 16
+"""A dead letter for its length is kept whole up to so many times max_event_bytes; data may be as good as endless."""
 
 _LABEL_BOUND = 1024
 """The longest label (id, name, operation) of an event that has to be cut, in characters."""
@@ -46,6 +48,9 @@ _LABELS = (
     "operation",
     "level",
 )
+
+_KEPT_OF_LABELS = (32, 8)
+"""Characters of a label that are left when nothing else is; eight of each always fit, six bytes for a character."""
 
 _ENVELOPE = 256
 """What an event's own keys need at least, in bytes; values get the rest."""
@@ -124,18 +129,25 @@ class Pipeline:
         if scope.muted:
             self.tally.add("muted")
             return None
-        if not event.execution_id:
+        if _is_missing(event.execution_id):
             event.execution_id = scope.execution_id
-            event.span_id = event.span_id or scope.span_id
-            event.parent_span_id = event.parent_span_id or scope.parent_span_id
+            if scope.span_id and _is_missing(event.span_id):
+                event.span_id = scope.span_id
+            if scope.parent_span_id and _is_missing(event.parent_span_id):
+                event.parent_span_id = scope.parent_span_id
             if scope.attributes and type(event.data) is dict:
                 event.data = {**scope.attributes, **event.data}
+        return self._ask_before_send(event) if self._before_send else event
+
+    def _ask_before_send(self, event: StreamllEvent) -> StreamllEvent | None:
+        for name in ("data", "tags", "resource", "extra"):
+            setattr(event, name, _copied(getattr(event, name)))
         for function in self._before_send:
             with muted():  # what they emit would come back here
                 try:
-                    if type(event.data) is dict:
-                        event.data = dict(event.data)
                     changed = function(event)
+                    if changed is not None and not issubclass(type(changed), StreamllEvent):
+                        raise TypeError(f"it returned a {type(changed).__name__}")
                 except Exception as error:
                     self.tally.add("before_send_errors")
                     _say_once("before_send", "a before_send function raised %s; its events are dropped", error)
@@ -154,12 +166,11 @@ class Pipeline:
         if self._is_plain(event):
             try:
                 payload = codec.encode(event, content_type, self._resource[content_type])
-            except (TypeError, ValueError, OverflowError, RecursionError):
-                pass  # lone surrogates, for one; the slow way finds what it was
+            except Exception:  # noqa: S110  # lone surrogates, for one; the slow way finds what it was
+                pass
         if payload is None:
             # Twice the limit, so that what is only a little too long is measured rather than cut.
-            budget = 2 * self._limit if self.options.oversize == "cut" else sys.maxsize
-            ready, cleaning = self._clean(event, budget)
+            ready, cleaning = self._clean(event, self._limit * (2 if self.options.oversize == "cut" else WHOLE))
             payload = codec.encode(ready, content_type, self._resource[content_type])
         poison = ""
         if len(payload) > self._limit:
@@ -189,29 +200,28 @@ class Pipeline:
 
     def _is_plain(self, event: StreamllEvent) -> bool:
         try:
-            # One C call instead of nine: it refuses what is no string, and tells how long all are together.
-            labels = "".join(
-                (
-                    event.event_type,
-                    event.event_id,
-                    event.execution_id,
-                    event.span_id,
-                    event.parent_span_id,
-                    event.module_name,
-                    event.method_name,
-                    event.operation,
-                    event.level,
-                )
-            )
-            if len(labels) > _LABEL_BOUND or not event.event_type or event.resource or event.extra:
+            # A subclass of str is refused too, such as a member of an enumeration: a record keeps its labels. Written out,
+            # and not a loop over names, because every event comes by here.
+            event_type = event.event_type
+            if not (
+                type(event_type) is type(event.event_id) is type(event.execution_id) is type(event.span_id) is str
+                and type(event.parent_span_id) is type(event.module_name) is type(event.method_name) is str
+                and type(event.operation) is type(event.level) is str
+                and event_type
+            ):
                 return False
-            if type(event.timestamp) is not int or not 0 <= event.timestamp <= INT_MAX:
+            timestamp, data, tags = event.timestamp, event.data, event.tags
+            if type(timestamp) is not int or not 0 <= timestamp <= INT_MAX:
                 return False
-            if type(event.data) is not dict or not is_plain(event.data, self._sensitive, self._limit):
+            # Whatever a user puts there, its truth is not asked for: that may be code, and raise.
+            if type(resource := event.resource) is not dict or type(extra := event.extra) is not dict:
                 return False
-            tags = event.tags
-            return not tags or (type(tags) in (dict, list) and is_plain({"": tags}, self._sensitive, self._limit))
-        except (TypeError, RuntimeError):  # a label is no string; a map changed its size meanwhile
+            if resource or extra or type(data) is not dict or not is_plain(data, self._sensitive, self._limit):
+                return False
+            if type(tags) is not list and type(tags) is not dict:
+                return False
+            return not tags or is_plain({"": tags}, self._sensitive, self._limit)
+        except RuntimeError:  # a map changed its size meanwhile
             return False
 
     def _clean(self, event: StreamllEvent, budget: int, fair: bool = False) -> tuple[StreamllEvent, _Cleaning]:
@@ -224,7 +234,8 @@ class Pipeline:
         event.timestamp = cleaning.timestamp(event.timestamp)
         event.data = cleaning.map(event.data, "value")
         event.tags = cleaning.tags(event.tags)
-        event.resource = {**self.resource, **cleaning.map(event.resource, "name")} if event.resource else {}
+        resource = cleaning.map(event.resource, "name")
+        event.resource = {**self.resource, **resource} if resource else {}
         event.extra = cleaning.map(event.extra, "extra")
         return event, cleaning
 
@@ -239,10 +250,15 @@ class Pipeline:
             budget //= 2
         # Not even the labels fit: keep the start of each.
         smaller, cleaning = self._clean(event, 0, fair=True)
-        for name in _LABELS:
-            setattr(smaller, name, getattr(smaller, name)[:32])
+        cleaning.cut += 1
         smaller.data, smaller.tags, smaller.extra, smaller.resource = {"<cut>": "<all>"}, [], {}, {}
-        return smaller, codec.encode(smaller, content_type), cleaning
+        payload = codec.encode(smaller, content_type)
+        for kept in _KEPT_OF_LABELS:
+            if len(payload) > self._limit:
+                for name in _LABELS:
+                    setattr(smaller, name, getattr(smaller, name)[:kept])
+                payload = codec.encode(smaller, content_type)
+        return smaller, payload, cleaning
 
 
 class _Cleaning:
@@ -278,14 +294,22 @@ class _Cleaning:
         if value is None:
             return ""
         label = self.clean(value, bound)
+        if isinstance(label, bytes):
+            return label.decode("utf-8", "backslashreplace")
         return label if isinstance(label, str) else str(label)
 
     def timestamp(self, value: Any) -> int:
         if type(value) is int and INT_MIN <= value <= INT_MAX:
             return value
         if type(value) is datetime and (value.tzinfo is None or type(value.tzinfo) is timezone):
-            since = value.astimezone(timezone.utc) - _EPOCH
-            return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1_000
+            try:
+                since = value.astimezone(timezone.utc) - _EPOCH
+            except (OverflowError, ValueError, OSError):
+                pass  # at the ends of the calendar
+            else:
+                ns = (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1_000
+                if INT_MIN <= ns <= INT_MAX:
+                    return ns
         self.stand_ins += 1
         return time_ns()
 
@@ -299,7 +323,42 @@ def describe_resource(options: PipelineOptions, environ: Mapping[str, str]) -> d
         "host": socket.gethostname(),
         "pid": os.getpid(),
     }
-    return {name: value for name, value in resource.items() if value}
+    known = {name: value for name, value in resource.items() if value}
+    described: dict[str, Any] = clean(known, None, 64 * KIB).value  # the environment may hold bytes that are no text
+    return described
+
+
+def _is_missing(label: Any) -> bool:
+    """Return whether an id is to be filled in. It may be of any type, and its truth is not asked for."""
+    return label is None or (type(label) is str and not label)
+
+
+def _copied(value: Any) -> Any:
+    """A copy of maps and lists in each other, for functions that may change them; all else is handed over as it is.
+
+    A tuple becomes a list, as it does when it is encoded. What stands in several places, or in itself, is copied once.
+    """
+    copies: dict[int, tuple[Any, Any]] = {}  # by the id of the original, which is held so that it stays unique
+    unfinished: list[Any] = []
+
+    def copy_of(item: Any) -> Any:
+        kind = type(item)
+        if kind is not dict and kind is not list and kind is not tuple:
+            return item
+        if id(item) not in copies:
+            made = dict(item) if kind is dict else list(item)
+            copies[id(item)] = (item, made)
+            unfinished.append(made)
+        return copies[id(item)][1]
+
+    top = copy_of(value)
+    while unfinished:
+        made = unfinished.pop()
+        for key, item in made.items() if type(made) is dict else enumerate(made):
+            own = copy_of(item)
+            if own is not item:
+                made[key] = own
+    return top
 
 
 def _names(text: str) -> list[str]:

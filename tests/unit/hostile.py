@@ -99,4 +99,4 @@ def armed() -> Iterator[None]:
         yield
     finally:
         _armed = False
-        assert _calls == [], f"code of a user's object was called: {_calls}"
+    assert _calls == [], f"code of a user's object was called: {_calls}"
