@@ -43,6 +43,11 @@ class Settlement:
         """How many entries it settles."""
         return len(self.delivered) + len(self.dead_lettered) + len(self.dropped)
 
+    def as_dropped(self, reason: str) -> Settlement:
+        """Return the same entries, all of them given up for one reason."""
+        given_up = [entry for entry, _ in self.dropped]
+        return Settlement(dropped=[(entry, reason) for entry in (*self.delivered, *self.dead_lettered, *given_up)])
+
 
 @dataclass(frozen=True)
 class Take:

@@ -6,7 +6,6 @@ import atexit
 import logging
 from collections.abc import Mapping
 from typing import Protocol
-from weakref import WeakSet
 
 log = logging.getLogger("streamll")
 
@@ -28,12 +27,18 @@ class Stoppable(Protocol):
         """Say in one line what could not be delivered, if anything."""
 
 
-_running: WeakSet[Stoppable] = WeakSet()
+# Not weak references: a sink that nobody holds any more has events to deliver all the same.
+_running: set[Stoppable] = set()
 
 
 def stop_at_exit(sink: Stoppable) -> None:
-    """Drain this sink at the interpreter's exit, if it lives and runs then."""
+    """Drain this sink at the interpreter's exit, unless it is forgotten before; it lives until then."""
     _running.add(sink)
+
+
+def forget(sink: Stoppable) -> None:
+    """Take back `stop_at_exit`: the sink has been stopped."""
+    _running.discard(sink)
 
 
 def stop_together(timeouts: Mapping[Stoppable, float]) -> None:

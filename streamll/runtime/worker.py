@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import random
@@ -18,7 +19,7 @@ from streamll.context import mute_this_thread, muted
 from streamll.delivery.backoff import delays
 from streamll.delivery.batching import batch_limit, next_size
 from streamll.delivery.circuit import CircuitBreaker, CircuitState
-from streamll.delivery.machine import SHUTDOWN, Machine, Send, Settle, Settlement, Take, Wait
+from streamll.delivery.machine import SHUTDOWN, UNCONFIRMED, Machine, Send, Settle, Settlement, Take, Wait
 from streamll.delivery.outcome import BatchOutcome, Entry, Failure
 from streamll.errors import FatalError, UnavailableError
 from streamll.options import SinkOptions
@@ -104,6 +105,7 @@ class Worker:
         self._delays: Callable[[int], float] | None = None
         self._thread: threading.Thread | None = None
         self._driving = threading.Lock()
+        self._flushes: deque[int] = deque()  # the last number of what each caller wants delivered
         self._flush_through = 0
         self._probe = False
         self._sent_through = 0
@@ -155,15 +157,19 @@ class Worker:
     def request_flush(self) -> int:
         """Have what was accepted so far delivered at once, without waiting for it; returns the last number of it."""
         seq = self._buffer.last_seq
-        self._flush_through = max(self._flush_through, seq)
+        self._flushes.append(seq)
         self._probe = True
         self._buffer.activity.set()
         return seq
 
     def begin_stop(self, timeout: float) -> None:
-        """Accept nothing more, and deliver what there is until the deadline; returns at once."""
+        """Accept nothing more, and deliver what there is until the deadline; returns at once.
+
+        Called again, it may bring the deadline nearer, but not put it off.
+        """
         self._buffer.close()
-        self._stop_by = monotonic() + timeout
+        stop_by = monotonic() + timeout
+        self._stop_by = stop_by if self._stop_by is None else min(stop_by, self._stop_by)
         self._probe = True
         self._buffer.activity.set()
 
@@ -253,13 +259,16 @@ class Worker:
     def _linger(self, full: int) -> None:
         """Wait for company for the first event; a burst that fills the batch, a flush or a stop ends it."""
         over = monotonic() + self._options.flush_interval
-        while self._flush_through <= self._sent_through and self._stop_by is None:
+        while self._stop_by is None and not self._is_flushed() and monotonic() < over:
             if self._buffer.waiting(full) >= full:
                 return
-            remaining = over - monotonic()
-            if remaining <= 0:
-                return
-            self._buffer.activity.wait(remaining)
+            self._pause(over, None)
+
+    def _is_flushed(self) -> bool:
+        """Whether somebody wants delivered what was not sent yet."""
+        while self._flushes:
+            self._flush_through = max(self._flush_through, self._flushes.popleft())
+        return self._flush_through > self._sent_through
 
     def _send(self, entries: Sequence[Entry], until: float | None) -> None:
         self._sent_through = max(self._sent_through, entries[-1].seq)
@@ -306,7 +315,9 @@ class Worker:
         return deadline
 
     def _settle(self, settlement: Settlement) -> None:
-        if settlement.count and self._buffer.settle(settlement, self._machine.floor):
+        if settlement.count:
+            if not self._buffer.settle(settlement, self._machine.floor):
+                settlement = settlement.as_dropped(UNCONFIRMED)  # as which it was counted when it was given up
             self._report(settlement)
         self._report_evicted()
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qsl
 
 from streamll.codec import CONTENT_TYPES
+from streamll.context import muted
 from streamll.delivery.circuit import CircuitChange, CircuitState
 from streamll.delivery.ledger import Balance
 from streamll.delivery.lifecycle import Phase, moved
@@ -33,7 +34,7 @@ from streamll.runtime.buffer import Buffer
 from streamll.runtime.executor import in_executor
 from streamll.runtime.fork import tell_after_fork
 from streamll.runtime.latency import Latencies
-from streamll.runtime.leave import stop_at_exit
+from streamll.runtime.leave import forget, stop_at_exit
 from streamll.runtime.transport import Transport
 from streamll.runtime.worker import DeliveryReport, Worker
 
@@ -179,8 +180,9 @@ class Sink:
         """Make what a process has of its own: producer, buffer, worker, lock."""
         self.producer = new_producer_id()
         self._phase = Phase.NEW
-        self._starting = threading.Lock()
-        self._stopping = threading.Lock()
+        # Held for a moment only, and reentrant: a signal handler may stop the sink that it interrupted in the middle.
+        self._changing = threading.RLock()
+        self._starting = False
         self._filter_errors = 0
         evicted: deque[Entry] | None = deque() if self._on_delivery is not None else None
         self._buffer = Buffer(self.options, evicted.append if evicted is not None else None)
@@ -289,12 +291,13 @@ class Sink:
         if self._filter is None:
             return True
         try:
-            wanted = bool(self._filter(event))
+            with muted():  # what it emits or logs would come back here
+                wanted = bool(self._filter(event))
         except Exception as error:
-            if not self._filter_errors:
-                log.warning("sink %s: its event filter raised %s; such events are refused", self.name, type(error))
-            self._filter_errors += 1
             wanted = False
+            self._filter_errors += 1
+            if self._filter_errors == 1:
+                log.warning("sink %s: its event filter raised %s; such events are refused", self.name, type(error))
         if not wanted:
             self._buffer.refuse(FILTERED)
         return wanted
@@ -418,21 +421,24 @@ class Sink:
         return self.options.exit_timeout
 
     def begin_stop(self, timeout: float) -> None:
-        """Start to drain; returns at once. `finish_stop` waits for it."""
-        with self._stopping:
+        """Start to drain; returns at once. `finish_stop` waits for it. Begun again, it may end sooner, but not later."""
+        with self._changing:
             if self._phase is Phase.NEW:
-                self._buffer.close()
+                self._worker.begin_stop(0)  # which ends it at once, should it be about to start
                 self._phase = moved(self._phase, Phase.STOPPED)
-            elif self._phase is Phase.RUNNING:
-                self._phase = moved(self._phase, Phase.DRAINING)
+            elif self._phase is not Phase.STOPPED:
                 self._worker.begin_stop(timeout)
+                if self._phase is Phase.RUNNING:
+                    self._phase = moved(self._phase, Phase.DRAINING)
 
     def finish_stop(self) -> None:
         """Wait until the sink is drained, or its time is over."""
-        with self._stopping:
-            if self._phase is Phase.DRAINING:
-                self._worker.finish_stop()
-                self._phase = moved(self._phase, Phase.STOPPED)
+        if self._phase is Phase.DRAINING:
+            self._worker.finish_stop()
+            with self._changing:
+                if self._phase is Phase.DRAINING:
+                    self._phase = moved(self._phase, Phase.STOPPED)
+            forget(self)
 
     def say_what_is_lost(self) -> None:
         """Say in one line what could not be delivered, if anything."""
@@ -453,12 +459,17 @@ class Sink:
             self.begin_stop(0)
 
     def _ensure_started(self) -> None:
-        # Without waiting: this may be a call that interrupted the one that is starting the worker right now.
-        if self._starting.acquire(blocking=False):
+        # Without waiting: whoever is starting or stopping it right now may be what this call interrupted.
+        if self._changing.acquire(blocking=False):
             try:
-                if self._phase is Phase.NEW:
+                if self._phase is Phase.NEW and not self._starting:
+                    self._starting = True
                     self._worker.start()
-                    self._phase = moved(self._phase, Phase.RUNNING)
-                    stop_at_exit(self)
+                    self._note_started()
             finally:
-                self._starting.release()
+                self._changing.release()
+
+    def _note_started(self) -> None:
+        if self._phase is Phase.NEW:  # else a signal handler has stopped it meanwhile
+            self._phase = moved(self._phase, Phase.RUNNING)
+            stop_at_exit(self)
