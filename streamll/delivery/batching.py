@@ -13,6 +13,11 @@ def batch_limit(options: SinkOptions) -> int:
     return max(1, min(options.batch_size, options.buffer_size // 2))
 
 
+def byte_limit(options: SinkOptions) -> int:
+    """The payload bytes that a batch may hold: batch_bytes, but at most half of the buffer's."""
+    return min(options.batch_bytes, options.buffer_bytes // 2)
+
+
 def next_size(waiting: int, options: SinkOptions) -> int:
     """How many events the next batch may hold while so many wait.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 from streamll.delivery.batching import halves
 from streamll.delivery.circuit import CircuitBreaker, CircuitState
@@ -78,6 +79,11 @@ class Settle:
 Command = Take | Wait | Send | Settle
 
 
+def expired_before(now: float, delivery_deadline: float) -> int:
+    """Return the `Record.created` before which events have expired by now."""
+    return int((now - delivery_deadline) * 1e9)
+
+
 class Machine:
     """The decisions about one sink's batch.
 
@@ -136,9 +142,9 @@ class Machine:
         if refused:
             return Settle(Settlement(dropped=refused))
         if not self.circuit.allows(now):
-            return Wait(self.circuit.retry_at)
+            return Wait(min(self.circuit.retry_at, self._next_expiry()))
         if now < self._not_before:
-            return Wait(self._not_before)
+            return Wait(min(self._not_before, self._next_expiry()))
         if not self._groups:
             return Take()
         group = self._groups[0]
@@ -232,11 +238,16 @@ class Machine:
     def _expire(self, now: float) -> list[tuple[Entry, str]]:
         if self._deadline is None:
             return []
-        limit = int((now - self._deadline) * 1e9)
+        limit = expired_before(now, self._deadline)
         return self._remove(
             lambda entry: entry.record.created < limit,
             lambda entry: UNCONFIRMED if entry.seq <= self._unsure_through else EXPIRED,
         )
+
+    def _next_expiry(self) -> float:
+        if self._deadline is None or not self._groups:
+            return inf
+        return min(group[0].record.created for group in self._groups) / 1e9 + self._deadline
 
     def _remove(self, which: Callable[[Entry], bool], why: Callable[[Entry], str]) -> list[tuple[Entry, str]]:
         removed = [(entry, why(entry)) for group in self._groups for entry in group if which(entry)]

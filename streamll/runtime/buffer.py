@@ -16,7 +16,7 @@ from threading import RLock
 from time import monotonic
 
 from streamll.delivery.ledger import Balance, Ledger
-from streamll.delivery.machine import SHUTDOWN, UNCONFIRMED, Settlement
+from streamll.delivery.machine import EXPIRED, SHUTDOWN, UNCONFIRMED, Settlement
 from streamll.delivery.outcome import Entry
 from streamll.errors import BufferFullError
 from streamll.models import Record
@@ -108,7 +108,7 @@ class Buffer:
         if len(entries) + ledger.in_flight >= self._max_events or self._bytes + size > self._max_bytes:
             if size > self._max_bytes:
                 return self._refuse(TOO_LARGE)
-            if strategy == "drop_oldest":
+            if strategy == "drop_oldest" and self._flying_bytes + size <= self._max_bytes:
                 self._evict(size)
             if self._is_full(size):
                 return None if strategy in ("block", "raise_error") else self._refuse(BUFFER_FULL)
@@ -250,6 +250,27 @@ class Buffer:
             if self._floor is None:
                 self._floor = batch[0].seq
             return batch
+
+    def expire(self, created_before: int) -> tuple[list[Entry], int | None]:
+        """Drop what waits and was created before then, oldest first; when nothing is left, set `activity` at the next.
+
+        Returns:
+            The dropped entries, and when the oldest that is left was created; None when none is.
+        """
+        expired = []
+        with self._lock:
+            entries = self._entries
+            while entries and entries[0].record.created < created_before:
+                entry = entries.popleft()
+                expired.append(entry)
+                self._bytes -= size_of(entry.record)
+                self._ledger.drop(EXPIRED)
+            if expired:
+                self._tell_waiting()
+            if not entries:
+                self._wake_at = 1
+                return expired, None
+            return expired, entries[0].record.created
 
     def settle(self, settlement: Settlement, floor: int | None) -> bool:
         """Count entries in flight whose fate is known now.

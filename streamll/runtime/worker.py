@@ -11,15 +11,27 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from random import random
 from time import monotonic, monotonic_ns
 from typing import Any
 
 from streamll.context import mute_this_thread, muted
 from streamll.delivery.backoff import delays
-from streamll.delivery.batching import batch_limit, next_size
+from streamll.delivery.batching import batch_limit, byte_limit, next_size
 from streamll.delivery.circuit import CircuitBreaker, CircuitState
-from streamll.delivery.machine import SHUTDOWN, UNCONFIRMED, Machine, Send, Settle, Settlement, Take, Wait
+from streamll.delivery.machine import (
+    EXPIRED,
+    SHUTDOWN,
+    UNCONFIRMED,
+    Machine,
+    Send,
+    Settle,
+    Settlement,
+    Take,
+    Wait,
+    expired_before,
+)
 from streamll.delivery.outcome import BatchOutcome, Entry, Failure
 from streamll.errors import FatalError, UnavailableError
 from streamll.options import SinkOptions
@@ -236,7 +248,7 @@ class Worker:
         elif isinstance(command, Settle):
             self._settle(command.settlement)
         elif isinstance(command, Wait):
-            self._pause(command.until, until)
+            self._pause(min(command.until, self._expire_waiting(now)), until)
         elif isinstance(command, Take):
             return self._take(until)
         return True
@@ -252,9 +264,18 @@ class Worker:
             return True
         if waiting < full and not hurry and self._options.flush_interval > 0:
             self._linger(full)
-        batch = self._buffer.take(next_size(self._buffer.waiting(full), self._options), self._options.batch_bytes)
+        batch = self._buffer.take(next_size(self._buffer.waiting(full), self._options), byte_limit(self._options))
         self._machine.load(batch)
         return True
+
+    def _expire_waiting(self, now: float) -> float:
+        """Give up what expires in the buffer while no batch may be taken; returns when the next one will."""
+        deadline = self._options.delivery_deadline
+        if deadline is None:
+            return inf
+        expired, oldest = self._buffer.expire(expired_before(now, deadline))
+        self._report(Settlement(dropped=[(entry, EXPIRED) for entry in expired]))
+        return inf if oldest is None else oldest / 1e9 + deadline
 
     def _linger(self, full: int) -> None:
         """Wait for company for the first event; a burst that fills the batch, a flush or a stop ends it."""
