@@ -99,17 +99,18 @@ class Ticket:
     """What a source needs to acknowledge an entry; shared by the item and by what remembers that it is under way.
 
     Attributes:
-        token: The source's own: a Redis entry id, a channel with a delivery tag.
+        tokens: The source's own names for it: a Redis entry id, a session with a delivery tag. It has several when it came
+            again while it was under way.
         identity: What the entry is known by when it comes again; None when that could not be told.
         coming: How it came.
         settle: What hears of `ack` and `reject`; set by the consumer.
         settled: Whether it was acknowledged or rejected.
     """
 
-    __slots__ = ("coming", "identity", "settle", "settled", "token")
+    __slots__ = ("coming", "identity", "settle", "settled", "tokens")
 
     def __init__(self, token: Any, identity: Hashable | None, coming: Coming = Coming.NEW) -> None:
-        self.token = token
+        self.tokens = [token]
         self.identity = identity
         self.coming = coming
         self.settle: Callable[[Ticket, bool], None] | None = None
@@ -332,7 +333,7 @@ class Consumer(Iterator[Received], AsyncIterator[Received]):
     def close(self) -> None:
         """Send the acknowledgements that wait and close the connection; ends an iteration in another thread soon.
 
-        Returns within about a second even while the server does not answer. Safe to call twice, and from any thread.
+        Returns within a second or two even while the server does not answer. Safe to call twice, and from any thread.
         """
         self._closed.set()
         if not self._driving.acquire(timeout=2 * _POLL):
@@ -451,8 +452,8 @@ class Consumer(Iterator[Received], AsyncIterator[Received]):
             return
         held = self._held(ticket)
         if held is not None and ticket.coming is Coming.RETURNED:
-            # Whoever has the item will acknowledge what is delivered now.
-            held.token = ticket.token
+            # Whoever has the item will acknowledge what is delivered now with it.
+            held.tokens += ticket.tokens
             return
         new = self._seen.add(item.producer, item.seq)
         # What was seen, and came back, was acknowledged, and the server has not heard of it; unless we hold it still, or
@@ -492,7 +493,7 @@ class Consumer(Iterator[Received], AsyncIterator[Received]):
         ticket.settled = True
         if not self._settled:
             self._settled_since = time.monotonic()
-        self._settled.append((ticket.token, rejected))
+        self._settled.extend((token, rejected) for token in ticket.tokens)
 
     def _acks_are_due(self) -> bool:
         waiting = len(self._settled)

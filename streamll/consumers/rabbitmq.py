@@ -67,7 +67,7 @@ class RabbitMQConsumerOptions(ConsumerOptions):
     queue: str = option("", "The queue to read, which must exist; empty: an own one, bound to the exchange.")
     exchange: str = option("streamll", "Without a queue: the exchange whose events to watch from now on.")
     binding_key: str = option("#", "Without a queue: which of its events.")
-    prefetch: int = option(500, "Messages delivered and not acknowledged, at most.", at_least=1, at_most=65_535)
+    prefetch: int = option(250, "Messages delivered and not acknowledged, at most.", at_least=1, at_most=65_535)
     cacertfile: str = option("", "For amqps: the authority to trust instead of the system's; a PEM file.")
     certfile: str = option("", "For amqps: the certificate to show; a PEM file.")
     keyfile: str = option("", "For amqps: its key; a PEM file.")
@@ -141,7 +141,7 @@ class _RabbitMQSource:
         self._offset: int | None = None
         """The stream offset that was read last."""
         self._had = 0
-        """Messages there were when reading began, and how many have come since."""
+        """Messages that waited when this subscription began, and how many have come since."""
         self._came = 0
         self._came_at = 0.0
 
@@ -171,7 +171,7 @@ class _RabbitMQSource:
                 link.subscribe(queue, session.on_message, options.prefetch, {}, deadline=deadline)
         except Refused as error:
             raise _explain(error, self.shown) from error
-        self._came_at = time.monotonic()
+        self._came, self._came_at = 0, time.monotonic()
         session.start()
 
     def read(self, wait: float) -> Sequence[Received] | None:
@@ -226,6 +226,7 @@ class _RabbitMQSource:
         except Refused as error:
             if error.code != PRECONDITION_FAILED or _STREAM_OFFSET not in error.text:
                 raise
+            session.may_be_stream = False
             link.subscribe(queue, session.on_message, prefetch, {}, deadline=deadline)
 
 
@@ -235,11 +236,14 @@ class _Session:
     Attributes:
         failure: Why it has ended; set before the end of the inbox can be taken.
         last_offset: The stream offset of the last delivery that was taken; None when it is no stream.
+        may_be_stream: Whether the queue has accepted an offset to start from. In messages of other queues, a header that
+            speaks of one is not to be believed.
     """
 
     def __init__(self, link: Subscription, limit: int, own: bool, shown: str) -> None:
         self.failure: TransportError | None = None
         self.last_offset: int | None = None
+        self.may_be_stream = not own
         self._link = link
         self._link_lock = threading.Lock()
         self._gone = False
@@ -274,21 +278,22 @@ class _Session:
     def take(self, wait: float, most: int) -> list[Received]:
         """Return what was delivered, waiting for the first; none once the connection has ended."""
         items: list[Received] = []
-        last_tag = 0
+        tags: list[int] = []
         try:
             while len(items) < most:
                 delivery = self._inbox.get(timeout=wait) if not items and wait > 0 else self._inbox.get_nowait()
                 if delivery is None:
                     break
-                last_tag, item = delivery
+                tag, item = delivery
                 items.append(item)
+                if item.ticket is None:
+                    tags.append(tag)
+                    self.last_offset = None if self._own else int(item.position)
         except Empty:
             pass
-        if items and items[-1].ticket is None:
-            # Nobody else acknowledges these: the tag of the last stands for all before it.
-            if not self._own:
-                self.last_offset = int(items[-1].position)
-            self.settle([last_tag], [], multiple=True)
+        if tags:
+            # Nobody else acknowledges these. Where that holds for all, the tag of the last stands for those before it.
+            self.settle(tags[-1:] if self._own else tags, [], multiple=self._own)
         return items
 
     def settle(self, done: Sequence[int], rejected: Sequence[int], multiple: bool = False) -> None:
@@ -303,7 +308,7 @@ class _Session:
         """Take a delivery in; called by pika."""
         tag, headers = delivery.delivery_tag, properties.headers or {}
         offset = headers.get(_STREAM_OFFSET)
-        from_stream = isinstance(offset, int)
+        from_stream = self.may_be_stream and isinstance(offset, int)
         try:
             wire = decode_message(body, headers, properties.message_id)
         except DecodeError as error:

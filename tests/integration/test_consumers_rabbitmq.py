@@ -173,6 +173,27 @@ class TestQueues(IntegrationTestBase):
             assert consumer.stats().duplicates == 2
         assert broker.waiting(queue) == 0
 
+    def test_a_message_that_pretends_to_come_from_a_stream(
+        self, rabbitmq_server: RabbitMQEndpoint, broker: Broker
+    ) -> None:
+        queue = broker.queue()
+        broker.put(queue, [1, 2])
+        broker.channel.basic_publish("", queue, b"\xc1", pika.BasicProperties(headers={"x-stream-offset": 7}))
+        with RabbitMQConsumer(rabbitmq_server.url, queue, follow=False) as consumer:
+            assert [item.position for item in consumer] == ["1", "2", "3"]
+        assert wait_for_condition(lambda: broker.waiting(queue) == 3)  # none of them was acknowledged
+
+    def test_doubles_that_come_again_do_not_use_up_the_prefetch(
+        self, rabbitmq_server: RabbitMQEndpoint, broker: Broker
+    ) -> None:
+        queue = broker.queue()
+        broker.put(queue, [*range(1, 21), *range(1, 21), 21])
+        with RabbitMQConsumer(rabbitmq_server.url, queue, timeout=0.5, dedup_window=0) as consumer:
+            assert len(list(consumer)) == 41  # and nothing is acknowledged
+        with RabbitMQConsumer(rabbitmq_server.url, queue, prefetch=40, timeout=2.0) as consumer:
+            assert sorted(work_off(consumer)) == list(range(1, 22))
+        assert wait_for_condition(lambda: broker.waiting(queue) == 0)
+
     def test_what_is_no_event_is_handed_over(self, rabbitmq_server: RabbitMQEndpoint, broker: Broker) -> None:
         queue = broker.queue()
         strange: list[tuple[bytes, Any]] = [

@@ -238,7 +238,16 @@ class TestComingAgain:
             first = next(consumer)
             assert next(consumer).seq == 2
             first.ack()
-        assert source.done == ["new"]  # the token of now, since that of then is worth nothing
+        assert source.done == ["token 1", "new"]
+
+    def test_doubles_that_both_come_back_are_acknowledged_together(self) -> None:
+        source = ScriptedSource([task(1, Coming.RETURNED), task(1, Coming.RETURNED, token="double")], None)
+        with consume(source) as consumer:
+            items = list(consumer)
+            assert source.done == []
+            items[0].ack()
+        assert len(items) == 1
+        assert source.done == ["token 1", "double"]
 
     def test_what_was_acknowledged_in_vain_is_acknowledged_again(self) -> None:
         source = ScriptedSource([task(1)], [task(1, Coming.RETURNED, token="new")], None)
