@@ -85,7 +85,7 @@ def to_dict(event: StreamllEvent) -> dict[str, Any]:
     for name in ("module_name", "method_name", "operation", "level", "data", "tags", "resource"):
         fields[name] = getattr(event, name)
     kept = {name: value for name, value in fields.items() if value or name in ("v", "event_type", "timestamp")}
-    return {**kept, **event.extra}
+    return {**kept, **{name: value for name, value in event.extra.items() if name not in _FIELDS}}
 
 
 def to_json(event: StreamllEvent) -> bytes:
@@ -120,7 +120,7 @@ def _read_msgpack(payload: bytes) -> Any:
     try:
         return msgpack.unpackb(payload, timestamp=3, strict_map_key=False)
     except (ValueError, TypeError, OverflowError, RecursionError, msgpack.exceptions.UnpackException) as error:
-        raise DecodeError(f"no event: bad MessagePack: {error or type(error).__name__}") from None
+        raise DecodeError(f"no event: bad MessagePack: {str(error) or type(error).__name__}") from None
 
 
 def _to_event(fields: dict[Any, Any]) -> StreamllEvent:
