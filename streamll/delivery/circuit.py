@@ -40,11 +40,9 @@ TRANSITIONS: dict[tuple[CircuitState, _Event], CircuitState] = {
     (_CLOSED, _Event.FAILURE): _CLOSED,
     (_CLOSED, _Event.TRIP): _OPEN,
     (_OPEN, _Event.SUCCESS): _CLOSED,
-    (_OPEN, _Event.FAILURE): _OPEN,
     (_OPEN, _Event.TRIP): _OPEN,
     (_OPEN, _Event.PROBE): _HALF_OPEN,
     (_HALF_OPEN, _Event.SUCCESS): _CLOSED,
-    (_HALF_OPEN, _Event.FAILURE): _OPEN,
     (_HALF_OPEN, _Event.TRIP): _OPEN,
 }
 
