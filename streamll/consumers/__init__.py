@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from streamll.consumers.base import Consumer, ConsumerOptions, ConsumerStats, Events, Received
+from streamll.consumers.base import Consumer, ConsumerOptions, ConsumerStats, Events
 from streamll.consumers.file import FileConsumer
 from streamll.consumers.rabbitmq import RabbitMQConsumer
+from streamll.consumers.received import Received
 from streamll.consumers.redis import RedisConsumer
 from streamll.errors import ConfigurationError
 

@@ -25,7 +25,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
-from streamll.consumers.base import BEGINNING, END, Consumer, ConsumerOptions, Received, read_event
+from streamll.consumers.base import BEGINNING, END, Consumer, ConsumerOptions
+from streamll.consumers.received import Received, read_event
 from streamll.errors import ConfigurationError, FatalError, UnavailableError
 from streamll.options import SinkOptions
 from streamll.wire.file import PAYLOAD_BASE64, PRODUCER, REASON, SEQ

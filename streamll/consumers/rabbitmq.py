@@ -17,16 +17,8 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from streamll.consumers.base import (
-    BEGINNING,
-    END,
-    Coming,
-    Consumer,
-    ConsumerOptions,
-    Received,
-    Ticket,
-    read_event,
-)
+from streamll.consumers.base import BEGINNING, END, Consumer, ConsumerOptions
+from streamll.consumers.received import Coming, Received, Ticket, read_event
 from streamll.delivery.outcome import Failure
 from streamll.errors import ConfigurationError, DecodeError, FatalError, TransportError, UnavailableError
 from streamll.options import SinkOptions, option

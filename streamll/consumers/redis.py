@@ -21,16 +21,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from streamll.consumers.base import (
-    BEGINNING,
-    END,
-    Coming,
-    Consumer,
-    ConsumerOptions,
-    Received,
-    Ticket,
-    read_event,
-)
+from streamll.consumers.base import BEGINNING, END, Consumer, ConsumerOptions
+from streamll.consumers.received import Coming, Received, Ticket, read_event
 from streamll.delivery.outcome import Failure
 from streamll.errors import ConfigurationError, DecodeError, FatalError, TransportError, UnavailableError
 from streamll.options import MIB, SinkOptions, option

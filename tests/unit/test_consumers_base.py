@@ -19,7 +19,7 @@ from streamll.consumers import Consumer, ConsumerOptions, FileConsumer, Received
 from streamll.consumers import file as file_consumer
 from streamll.consumers import rabbitmq as rabbitmq_consumer
 from streamll.consumers import redis as redis_consumer
-from streamll.consumers.base import Coming, Ticket, read_event
+from streamll.consumers.received import Coming, Ticket, read_event
 from streamll.consumers.seen import SeenNumbers
 from streamll.errors import ConfigurationError, ConsumerError, FatalError, TransportError, UnavailableError
 from streamll.models import StreamllEvent

@@ -21,7 +21,7 @@ from streamll.cli.interrupt import interruptions
 from streamll.cli.output import as_json, as_text, conceal
 from streamll.cli.tail import _filter
 from streamll.consumers import FileConsumer, Received
-from streamll.consumers.base import read_event
+from streamll.consumers.received import read_event
 from streamll.models import StreamllEvent
 from streamll.views.line import HARMFUL
 
