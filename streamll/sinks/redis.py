@@ -94,7 +94,7 @@ class RedisSink(Sink):
             keys = keys_for(own.stream, producer, own.dead_letter_stream, cluster)
             return RedisTransport(Dialer(address, client, keys.stream), keys, producer, own)
 
-        server = address.shown if address is not None else "redis client"
+        server = address.shown if address is not None else _shown(client)
         super().__init__(
             destination=f"{server} stream {own.stream}",
             transport=transport,
@@ -159,3 +159,16 @@ def _check_client(url: str, client: Any) -> None:
 
 def _is_cluster(client: Any) -> bool:
     return hasattr(client, "get_node_from_key")
+
+
+def _shown(client: Any) -> str:
+    """The server of a client for people: without credentials."""
+    if _is_cluster(client):
+        return "redis cluster of the given client"
+    pool = client.connection_pool
+    if hasattr(pool, "get_master_address"):
+        return f"redis sentinel service {pool.service_name}"
+    settings = pool.connection_kwargs
+    if "path" in settings:
+        return f"unix://{settings['path']}"
+    return f"redis://{settings.get('host', 'localhost')}:{settings.get('port', 6379)}/{settings.get('db', 0)}"

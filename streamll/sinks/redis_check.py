@@ -173,9 +173,9 @@ class _Look:
         script = scripted or hashed
         watched = self._ask((b"WATCH", keys.fence), (b"GET", keys.fence), (b"UNWATCH",), (b"MULTI",), (b"EXEC",))
         transaction = next((found for found in map(self._trouble, watched) if found is not None), None)
-        if script is None and wanted != "transaction":
+        if wanted != "transaction" and script is None:
             yield Finding(_OK, "scripts are permitted: each batch is stored once, in one step")
-        elif wanted != "transaction" and (wanted == "script" or script.code not in NOT_PERMITTED):
+        elif script is not None and (wanted == "script" or (wanted == "auto" and script.code not in NOT_PERMITTED)):
             yield Finding(_ERROR, f"batches cannot be fenced: {script.text}", _allow(keys))
         elif transaction is not None:
             yield Finding(_ERROR, f"batches cannot be fenced: {transaction.text}", _allow(keys))

@@ -19,7 +19,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, cast
 
 from streamll.delivery.outcome import Failure
 from streamll.sinks.redis_connection import RedisConnection, Reply
@@ -53,7 +53,7 @@ class Progress:
 
     Attributes:
         after: The number that must precede the next batch.
-        delivered: Positions in the batch that are in a stream.
+        delivered: Positions in the batch that are in a stream; not said when all of them are.
         rejected: Positions that can never be, with the reason.
         lost: Events, at most, that the server had acknowledged and has no longer.
         trouble: Why not all of it is delivered.
@@ -149,7 +149,7 @@ class ScriptFence:
             if target.replicas:
                 commands.append(target.wait(deadline))
             replies, trouble = connection.exchange(commands, deadline)
-            again = False
+            broke, again = trouble, False
             for chunk, reply in zip(chunks, replies, strict=False):
                 if isinstance(reply, Exception):
                     trouble = trouble_of(reply, target.stream)
@@ -174,15 +174,18 @@ class ScriptFence:
                     done += sum(1 for seq in chunk[::STEP] if int(seq) <= at)
                     progress.after = max(progress.after, at)
                     break
-            if not again or connection.broken:
+            if again and broke is not None:
+                trouble = broke
+            if not again or broke is not None:
                 break
         if target.replicas:
             trouble = trouble or target.missing_replicas(replies[-1])
             if trouble is not None:
                 # All of it is sent again, and must not be missed as lost where only the primary had it.
                 return Progress(base, rejected=progress.rejected, lost=progress.lost, trouble=trouble)
-        progress.delivered = frozenset(range(done))
         progress.trouble = trouble
+        if trouble is not None:
+            progress.delivered = frozenset(range(done))
         return progress
 
 
@@ -214,16 +217,16 @@ class TransactionFence:
             progress.trouble = trouble or self._armed_by(connection, replies, after)
             if progress.trouble is not None:
                 return progress
-        numbers = items[::STEP]
+        numbers = cast("Sequence[int]", items[::STEP])
         for _ in range(_TRIES):
             if self._stored < progress.after:
                 progress.lost += progress.after - self._stored
                 progress.after = self._stored
-            done = bisect_right(numbers, self._stored)  # type: ignore[type-var]  # every third argument is a number
+            done = bisect_right(numbers, self._stored)
             if not self._target.replicas:
                 progress.delivered = frozenset(range(done))
                 if done == len(numbers):
-                    progress.after = max(progress.after, int(numbers[-1]))
+                    progress.after = max(progress.after, numbers[-1])
                     return progress
             if self._transact(connection, items[done * STEP :], deadline, done, progress):
                 return progress
@@ -295,7 +298,6 @@ class TransactionFence:
             progress.trouble = trouble or target.missing_replicas(replies[-1])
             if progress.trouble is not None:
                 return True
-        progress.delivered = frozenset(range(done + len(appends)))
         progress.after = last
         return True
 

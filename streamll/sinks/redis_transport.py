@@ -14,7 +14,7 @@ from streamll.delivery.outcome import BatchOutcome, Entry, Failure
 from streamll.errors import TransportError
 from streamll.sinks.redis_connection import Dialer, RedisConnection, Tap
 from streamll.sinks.redis_errors import NOT_PERMITTED, trouble_of
-from streamll.sinks.redis_fence import Fence, ScriptFence, Target, TransactionFence
+from streamll.sinks.redis_fence import Fence, Progress, ScriptFence, Target, TransactionFence
 from streamll.sinks.redis_options import RedisOptions
 from streamll.wire.redis import FENCE_TTL, STOPPED_FENCE_TTL, Argument, Keys, Trim
 
@@ -52,7 +52,7 @@ class RedisTransport:
         self._tap = Tap()
         self._connection: RedisConnection | None = None
         self._pid = os.getpid()
-        self._fence: Fence = self._first_fence()
+        self._fence: Fence = (TransactionFence if options.fence == "transaction" else ScriptFence)(self._target)
         self._after = 0
         self._used = 0.0
         self._fenced = 0.0
@@ -79,7 +79,6 @@ class RedisTransport:
             raise
         self._connection = connection
         self._pid = os.getpid()
-        self._fence = self._first_fence() if self._options.fence == "auto" else self._fence
         self._fence.forget()
         self._used = time.monotonic()
 
@@ -103,15 +102,11 @@ class RedisTransport:
             # The fence has outlived itself, or is about to: that it is gone does not mean that events are lost.
             self._after = 0
         progress = self._fence.append(connection, items, self._after, deadline)
-        if (
-            progress.trouble is not None
-            and progress.trouble.code in NOT_PERMITTED
-            and self._options.fence == "auto"
-            and isinstance(self._fence, ScriptFence)
-            and not connection.broken
-        ):
-            self._fence = TransactionFence(self._target)
-            progress = self._fence.append(connection, items, self._after, deadline)
+        if self._options.fence == "auto" and isinstance(self._fence, ScriptFence) and _not_permitted(progress):
+            other = TransactionFence(self._target)
+            otherwise = other.append(connection, items, self._after, deadline)
+            if not _not_permitted(otherwise):
+                self._fence, progress = other, otherwise
         self._after = progress.after
         self._used = time.monotonic()
         trouble = progress.trouble
@@ -121,7 +116,7 @@ class RedisTransport:
             self._drop()
         return BatchOutcome(
             failure=None if trouble is None else trouble.failure,
-            delivered=frozenset() if trouble is None else progress.delivered,
+            delivered=progress.delivered,
             rejected=progress.rejected,
             error="" if trouble is None else trouble.text,
             lost_after_ack=progress.lost,
@@ -140,9 +135,6 @@ class RedisTransport:
     def interrupt(self) -> None:
         """See `Transport.interrupt`: cuts the connection, so the batch under way, or the next one, fails."""
         self._tap.interrupt()
-
-    def _first_fence(self) -> Fence:
-        return (TransactionFence if self._options.fence == "transaction" else ScriptFence)(self._target)
 
     def _greet(self, connection: RedisConnection, deadline: float) -> None:
         """See whether the server serves us before a batch is entrusted to it, and create the group that is wanted."""
@@ -164,3 +156,7 @@ class RedisTransport:
             self._connection.close()
             self._connection = None
         self._tap.reset()
+
+
+def _not_permitted(progress: Progress) -> bool:
+    return progress.trouble is not None and progress.trouble.code in NOT_PERMITTED

@@ -10,6 +10,7 @@ import contextlib
 import selectors
 import socket
 import threading
+import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,7 @@ class FaultProxy:
         self.accepted = 0
         self._lock = threading.Lock()
         self._cut_at: dict[str, int] = {}
+        self._pause = 0.0
         self._stalled = False
         self._refusing = False
         self._partners: dict[socket.socket, tuple[socket.socket, str]] = {}
@@ -77,14 +79,20 @@ class FaultProxy:
         """Pass nothing on, and accept nobody; connections stay open."""
         self._set(stalled=True)
 
+    def trickle(self, pause: float) -> None:
+        """Pass on to clients one byte at a time, with so many seconds after each."""
+        with self._lock:
+            self._pause = pause
+
     def refuse(self) -> None:
         """Close all connections, and each new one at once."""
         self._set(refusing=True)
 
     def heal(self) -> None:
-        """Pass everything on again: the end of `stall`, `refuse` and of a `cut_after` that has not happened."""
+        """Pass everything on again: the end of all of these, and of a `cut_after` that has not happened."""
         with self._lock:
             self._cut_at.clear()
+            self._pause = 0.0
         self._set(stalled=False, refusing=False)
 
     def close(self) -> None:
@@ -165,8 +173,9 @@ class FaultProxy:
 
     def _pass_on(self, sock: socket.socket) -> None:
         partner, direction = self._partners[sock]
+        pause = self._pause if direction == TO_CLIENT else 0.0
         try:
-            data = sock.recv(_CHUNK)
+            data = sock.recv(1 if pause else _CHUNK)
             with self._lock:
                 cut_at = self._cut_at.get(direction)
                 room = len(data) if cut_at is None else max(0, cut_at - self.passed[direction])
@@ -176,6 +185,7 @@ class FaultProxy:
                     data = data[:room]
                 self.passed[direction] += len(data)
             partner.sendall(data)
+            time.sleep(pause)
         except OSError:
             data, cut = b"", True
         if cut or not data:

@@ -69,6 +69,7 @@ def test_a_given_client_and_its_password_stay_out_of_sight(own_redis: OwnRedis) 
             sink.handle_event(StreamllEvent(event_type="token"))
             assert sink.flush(10.0)
             assert "hush" not in repr(sink)
+            assert sink.destination == f"redis://127.0.0.1:{server.port}/0 stream app"
         assert [entry.seq for entry in read(client, "app")] == [1]
 
 

@@ -193,6 +193,20 @@ def test_a_client_that_cannot_be_used() -> None:
         RedisSink("redis://h", client=redis.Redis())
 
 
+def test_where_a_client_leads_is_said_without_its_password() -> None:
+    import redis
+    from redis.sentinel import Sentinel
+
+    sentinel: Any = Sentinel
+    finder = sentinel([("h", 1)])
+    for client, shown in (
+        (redis.Redis(host="h", port=7000, db=2, password="s3cret"), "redis://h:7000/2 stream streamll"),
+        (redis.Redis(unix_socket_path="/run/redis.sock"), "unix:///run/redis.sock stream streamll"),
+        (finder.master_for("primary", password="s3cret"), "redis sentinel service primary stream streamll"),
+    ):
+        assert RedisSink(client=client).destination == shown
+
+
 def test_nothing_is_imported_for_a_sink_that_has_nothing_to_do() -> None:
     program = (
         "import sys; from streamll.sinks.redis import RedisSink; RedisSink('redis://h?stream=a');"
