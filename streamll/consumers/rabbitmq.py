@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from streamll.brokers.rabbitmq_errors import NOT_FOUND, PRECONDITION_FAILED, Refused, failure_of
+from streamll.brokers.rabbitmq_url import Address, read_url
 from streamll.consumers.base import BEGINNING, END, Consumer, ConsumerOptions
 from streamll.consumers.received import Coming, Received, Ticket, read_event
 from streamll.delivery.outcome import Failure
 from streamll.errors import ConfigurationError, DecodeError, FatalError, TransportError, UnavailableError
 from streamll.options import SinkOptions, option
-from streamll.sinks.rabbitmq_errors import NOT_FOUND, PRECONDITION_FAILED, Refused, failure_of
-from streamll.sinks.rabbitmq_options import Address, read_url
 from streamll.wire.rabbitmq import decode_message
 
 if TYPE_CHECKING:

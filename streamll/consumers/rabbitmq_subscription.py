@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from streamll.sinks.rabbitmq_connection import Connection
+from streamll.brokers.rabbitmq_connection import Connection
 
 _TAIL_LIMITS = {"x-max-length": 100_000, "x-max-length-bytes": 64 * 1024 * 1024}
 """What a queue of our own may hold while we are slow: then the oldest messages go, not the broker's memory."""

@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from streamll.brokers.rabbitmq_url import read_url
 from streamll.options import EventFilter, OptionSet, SinkOptions
 from streamll.pipeline import Pipeline
 from streamll.sinks.base import Finding, OnDelivery, Sink, Transport
-from streamll.sinks.rabbitmq_options import RabbitMQOptions, read_url
+from streamll.sinks.rabbitmq_options import RabbitMQOptions
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -11,16 +11,17 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from streamll.brokers.rabbitmq_errors import ACCESS_REFUSED, PRECONDITION_FAILED, Refused
+from streamll.brokers.rabbitmq_url import Address
 from streamll.codec import JSON, encode
 from streamll.errors import TransportError
 from streamll.models import Record, StreamllEvent
 from streamll.sinks.base import Finding
-from streamll.sinks.rabbitmq_errors import ACCESS_REFUSED, PRECONDITION_FAILED, Refused
-from streamll.sinks.rabbitmq_options import Address, RabbitMQOptions
+from streamll.sinks.rabbitmq_options import RabbitMQOptions
 from streamll.wire.rabbitmq import RoutingKey
 
 if TYPE_CHECKING:
-    from streamll.sinks.rabbitmq_connection import Connection
+    from streamll.brokers.rabbitmq_connection import Connection
 
 OLDEST_KNOWN = (3, 8)
 PROBE_TYPE = "streamll-check"
@@ -51,7 +52,7 @@ def check(address: Address, options: RabbitMQOptions, timeout: float) -> list[Fi
         options: What the sink would be told.
         timeout: Seconds for connecting, and for each answer.
     """
-    from streamll.sinks.rabbitmq_connection import Connection
+    from streamll.brokers.rabbitmq_connection import Connection
 
     try:
         link = Connection(

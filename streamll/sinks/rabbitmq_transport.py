@@ -12,15 +12,16 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from streamll.brokers.rabbitmq_errors import ACCESS_REFUSED, NOT_FOUND, Refused, failure_of
+from streamll.brokers.rabbitmq_url import Address
 from streamll.delivery.outcome import BatchOutcome, Entry, Failure
 from streamll.errors import FatalError, TransportError, UnavailableError
 from streamll.sinks.rabbitmq_confirms import Confirms
-from streamll.sinks.rabbitmq_errors import ACCESS_REFUSED, NOT_FOUND, Refused, failure_of
-from streamll.sinks.rabbitmq_options import Address, RabbitMQOptions
+from streamll.sinks.rabbitmq_options import RabbitMQOptions
 from streamll.wire.rabbitmq import Encoder, RoutingKey, message_id
 
 if TYPE_CHECKING:
-    from streamll.sinks.rabbitmq_connection import Connection
+    from streamll.brokers.rabbitmq_connection import Connection
 
 _WRITE_SIZE = 256 * 1024
 _LONGEST_SERVICE_INTERVAL = 10.0
@@ -76,7 +77,7 @@ class RabbitMQTransport:
                 be declared.
         """
         self._drop(clean=False)
-        from streamll.sinks.rabbitmq_connection import Connection
+        from streamll.brokers.rabbitmq_connection import Connection
 
         options = self._options
         link = self._link = Connection(

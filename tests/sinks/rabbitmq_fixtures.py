@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from streamll.sinks.rabbitmq_options import RabbitMQOptions, read_url
+from streamll.brokers.rabbitmq_url import read_url
+from streamll.sinks.rabbitmq_options import RabbitMQOptions
 from streamll.sinks.rabbitmq_transport import RabbitMQTransport
 from tests.fixtures.process import ServerUnavailable, skip_or_fail
 from tests.fixtures.rabbitmq import RabbitMQEndpoint, RabbitMQServer

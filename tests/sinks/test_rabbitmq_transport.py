@@ -493,7 +493,8 @@ def test_a_dead_broker_prints_nothing_where_logging_is_not_set_up() -> None:
     program = f"""
 import time
 from streamll.errors import UnavailableError
-from streamll.sinks.rabbitmq_options import RabbitMQOptions, read_url
+from streamll.brokers.rabbitmq_url import read_url
+from streamll.sinks.rabbitmq_options import RabbitMQOptions
 from streamll.sinks.rabbitmq_transport import RabbitMQTransport
 options = RabbitMQOptions()
 transport = RabbitMQTransport(read_url("amqp://u:{PASSWORD}@127.0.0.1:{free_port()}", options.names()), options, "p")

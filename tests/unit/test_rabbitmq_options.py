@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamll.brokers.rabbitmq_errors import failure_of
+from streamll.brokers.rabbitmq_url import Address, read_url
 from streamll.delivery.outcome import Failure
 from streamll.errors import ConfigurationError
 from streamll.sinks.rabbitmq_confirms import Confirms
-from streamll.sinks.rabbitmq_errors import failure_of
-from streamll.sinks.rabbitmq_options import Address, RabbitMQOptions, read_url
+from streamll.sinks.rabbitmq_options import RabbitMQOptions
 
 OURS = RabbitMQOptions.names()
 
@@ -128,7 +129,8 @@ def test_options_that_could_not_work_are_refused(options: dict[str, Any], named:
 
 def test_configuring_does_not_import_pika() -> None:
     program = (
-        "import sys; from streamll.sinks.rabbitmq_options import *; from streamll.sinks.rabbitmq_transport import *;"
+        "import sys; from streamll.brokers.rabbitmq_url import *; from streamll.sinks.rabbitmq_options import *;"
+        "from streamll.sinks.rabbitmq_transport import *;"
         "o = RabbitMQOptions(); RabbitMQTransport(read_url('amqp://localhost?heartbeat=5', o.names()), o, 'p');"
         "assert 'pika' not in sys.modules"
     )

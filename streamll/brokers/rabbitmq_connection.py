@@ -30,9 +30,9 @@ from pika.adapters.utils.connection_workflow import AMQPConnectorStackTimeout
 from pika.adapters.utils.nbio_interface import AbstractIOReference, AbstractStreamTransport
 from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 
+from streamll.brokers.rabbitmq_errors import Refused, failure_of
 from streamll.delivery.outcome import Failure
 from streamll.errors import FatalError, TransportError, UnavailableError
-from streamll.sinks.rabbitmq_errors import Refused, failure_of
 
 if TYPE_CHECKING:
     from pika.channel import Channel
