@@ -131,7 +131,7 @@ def test_tls_is_interrupted_while_it_connects(secure: RedisServer) -> None:
 def test_a_certificate_that_nobody_vouches_for(secure: RedisServer) -> None:
     with pytest.raises(FatalError, match="ssl_ca_certs"):
         opened(f"rediss://localhost:{secure.tls_port}/0")
-    sender = opened(f"rediss://localhost:{secure.tls_port}/0?ssl_cert_reqs=none")
+    sender = opened(f"rediss://localhost:{secure.tls_port}/0?ssl_cert_reqs=none&ssl_check_hostname=false")
     assert sender.send(entries(1, 5), soon()).failure is None
 
 

@@ -178,7 +178,7 @@ def test_a_policy_that_evicts(server: RedisServer, policy: str, lost: str) -> No
 
 def test_a_full_server(server: RedisServer) -> None:
     with server.client() as client:
-        client.config_set("maxmemory", "1mb")
+        client.config_set("maxmemory", "1000")
         assert "cannot append to app: OOM" in texts(checked(server), "error")
 
 
