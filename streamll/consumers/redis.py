@@ -21,14 +21,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from streamll.brokers.redis_connection import Dialer, RedisConnection, Tap
+from streamll.brokers.redis_errors import Trouble, trouble_of
+from streamll.brokers.redis_url import parse_redis_url
 from streamll.consumers.base import BEGINNING, END, Consumer, ConsumerOptions
 from streamll.consumers.received import Coming, Received, Ticket, read_event
 from streamll.delivery.outcome import Failure
 from streamll.errors import ConfigurationError, DecodeError, FatalError, TransportError, UnavailableError
 from streamll.options import MIB, SinkOptions, option
-from streamll.sinks.redis_connection import Dialer, RedisConnection, Tap
-from streamll.sinks.redis_errors import Trouble, trouble_of
-from streamll.sinks.redis_url import parse_redis_url
 from streamll.wire.redis import FIELD_EVENT, Argument, decode_entry
 
 logger = logging.getLogger("streamll.consumers")

@@ -9,12 +9,12 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from streamll.brokers.redis_url import RedisAddress, parse_redis_url
 from streamll.errors import ConfigurationError
 from streamll.options import EventFilter, OptionSet, SinkOptions
 from streamll.pipeline import Pipeline
 from streamll.sinks.base import Finding, OnDelivery, Sink, Transport
 from streamll.sinks.redis_options import RedisOptions
-from streamll.sinks.redis_url import RedisAddress, parse_redis_url
 from streamll.wire.redis import keys_for
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class RedisSink(Sink):
 
         def transport(producer: str) -> Transport:
             # On the worker's thread: what a connection needs takes longer to import than `configure` is to last.
-            from streamll.sinks.redis_connection import Dialer
+            from streamll.brokers.redis_connection import Dialer
             from streamll.sinks.redis_transport import RedisTransport
 
             keys = keys_for(own.stream, producer, own.dead_letter_stream, cluster)

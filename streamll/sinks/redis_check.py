@@ -10,12 +10,12 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from streamll.brokers.redis_connection import Dialer, RedisConnection, Reply, Tap
+from streamll.brokers.redis_errors import NOT_PERMITTED, Trouble, trouble_of
+from streamll.brokers.redis_url import RedisAddress
 from streamll.errors import FatalError, UnavailableError
 from streamll.sinks.base import Finding
-from streamll.sinks.redis_connection import Dialer, RedisConnection, Reply, Tap
-from streamll.sinks.redis_errors import NOT_PERMITTED, Trouble, trouble_of
 from streamll.sinks.redis_options import RedisOptions
-from streamll.sinks.redis_url import RedisAddress
 from streamll.wire.redis import Argument, Keys, Trim, keys_for, script_command
 
 OLDEST = (5, 0)

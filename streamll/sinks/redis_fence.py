@@ -21,9 +21,9 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
+from streamll.brokers.redis_connection import RedisConnection, Reply
+from streamll.brokers.redis_errors import Trouble, trouble_of
 from streamll.delivery.outcome import Failure
-from streamll.sinks.redis_connection import RedisConnection, Reply
-from streamll.sinks.redis_errors import Trouble, trouble_of
 from streamll.wire.redis import (
     BEHIND,
     STEP,

@@ -10,10 +10,10 @@ import os
 import time
 from collections.abc import Sequence
 
+from streamll.brokers.redis_connection import Dialer, RedisConnection, Tap
+from streamll.brokers.redis_errors import NOT_PERMITTED, trouble_of
 from streamll.delivery.outcome import BatchOutcome, Entry, Failure
 from streamll.errors import TransportError
-from streamll.sinks.redis_connection import Dialer, RedisConnection, Tap
-from streamll.sinks.redis_errors import NOT_PERMITTED, trouble_of
 from streamll.sinks.redis_fence import Fence, Progress, ScriptFence, Target, TransactionFence
 from streamll.sinks.redis_options import RedisOptions
 from streamll.wire.redis import FENCE_TTL, STOPPED_FENCE_TTL, Argument, Keys, Trim

@@ -6,13 +6,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from streamll.brokers.redis_connection import Dialer
+from streamll.brokers.redis_url import parse_redis_url
 from streamll.delivery.outcome import BatchOutcome, Entry, Failure
 from streamll.errors import UnavailableError
 from streamll.models import Record
-from streamll.sinks.redis_connection import Dialer
 from streamll.sinks.redis_options import RedisOptions
 from streamll.sinks.redis_transport import RedisTransport
-from streamll.sinks.redis_url import parse_redis_url
 from streamll.testing.proxy import FaultProxy
 from streamll.wire.redis import WireEntry, decode_entry, keys_for
 

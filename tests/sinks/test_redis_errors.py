@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import redis
 
+from streamll.brokers.redis_errors import trouble_of
 from streamll.delivery.outcome import Failure
 from streamll.errors import FatalError, UnavailableError
-from streamll.sinks.redis_errors import trouble_of
 from streamll.wire.redis import hash_slot, keys_for
 from tests.fixtures.process import free_port
 from tests.fixtures.redis import RedisServer

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamll.brokers.redis_url import REFUSED_OPTIONS, parse_redis_url
 from streamll.errors import ConfigurationError
 from streamll.sinks.redis import RedisOptions, RedisSink
-from streamll.sinks.redis_url import REFUSED_OPTIONS, parse_redis_url
 
 OWN = RedisOptions.names()
 

@@ -21,10 +21,10 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
+from streamll.brokers.redis_errors import Trouble, trouble_of
+from streamll.brokers.redis_url import RedisAddress
 from streamll.delivery.outcome import Failure
 from streamll.errors import FatalError, UnavailableError
-from streamll.sinks.redis_errors import Trouble, trouble_of
-from streamll.sinks.redis_url import RedisAddress
 from streamll.wire.redis import Argument, hash_slot
 
 Reply = Any
