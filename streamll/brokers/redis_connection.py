@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from streamll.brokers.redis_errors import Trouble, trouble_of
 from streamll.brokers.redis_url import RedisAddress
@@ -267,8 +267,7 @@ def _packer(connection: Any) -> Callable[[tuple[Argument, ...]], bytes]:
         from hiredis import pack_command
     except ImportError:
         return lambda command: b"".join(connection.pack_command(*command))
-    pack: Callable[[tuple[Argument, ...]], bytes] = pack_command
-    return pack
+    return cast("Callable[[tuple[Argument, ...]], bytes]", pack_command)
 
 
 @cache
@@ -492,7 +491,7 @@ def _connect(base: type[Any], settings: dict[str, Any], deadline: float, tap: Ta
     if "path" not in kept:
         kept.setdefault("socket_keepalive", True)
     try:
-        connection = _tapped(base)(
+        connection = _tapped(base)(  # type: ignore[arg-type]  # a class is hashable
             **kept,
             retry=Retry(NoBackoff(), 0),
             protocol=2,

@@ -137,9 +137,11 @@ class ScriptFence:
         base = after
         done = 0
         whole = False
+        replies: Sequence[Reply] = ()
+        trouble: Trouble | None = None
         for _ in range(_TRIES):
             chunks = [items[place * STEP : (place + CHUNK) * STEP] for place in range(done, count, CHUNK)]
-            commands = []
+            commands: list[tuple[Argument, ...]] = []
             before = progress.after
             for chunk in chunks:
                 commands.append(

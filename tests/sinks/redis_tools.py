@@ -68,7 +68,7 @@ def through(proxy: FaultProxy) -> str:
 def deliver(sender: RedisTransport, batch: Sequence[Entry], seconds: float = 5.0) -> list[BatchOutcome]:
     """Send until everything is delivered, as the worker would: opening again, and sending what is left."""
     left = list(batch)
-    outcomes = []
+    outcomes: list[BatchOutcome] = []
     end = time.monotonic() + 20.0
     while left:
         assert time.monotonic() < end, outcomes[-3:]
