@@ -234,7 +234,8 @@ class _FileTransport(Transport):
             delivered.update(at[:written])
             if failed is not None:
                 self.close(clean=False)
-                return BatchOutcome(_failure_of(failed), delivered, rejected, error=file.describe(failed))
+                # What is not delivered was cut off again, so it is certain that it is not there.
+                return BatchOutcome(_failure_of(failed), delivered, rejected, sent=False, error=file.describe(failed))
         return BatchOutcome(rejected=rejected)
 
     def idle(self, seconds: float) -> None:

@@ -35,7 +35,7 @@ _MOST_BYTES = getattr(select, "PIPE_BUF", 512)
 """A pipe takes so many bytes whole, and without waiting, once it says that it takes any."""
 _POLL = 0.05
 _RETRY = 0.01
-_MENDABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EINTR, errno.ENOMEM})
+_MENDABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM})
 
 
 @dataclass(frozen=True)
@@ -165,12 +165,12 @@ class _TerminalTransport(Transport):
                 self._stream = None
                 mendable = isinstance(error, OSError) and error.errno in _MENDABLE
                 failure = Failure.UNAVAILABLE if mendable else Failure.FATAL
-                return BatchOutcome(failure, delivered, rejected, error=f"{self._shown}: {_words_of(error)}")
+                words = f"{self._shown}: {_words_of(error)}"
+                return BatchOutcome(failure, delivered, rejected, sent=False, error=words)
             if not written:
                 self._stream = None
-                return BatchOutcome(
-                    Failure.UNAVAILABLE, delivered, rejected, error=f"{self._shown} takes nothing: nobody reads it"
-                )
+                words = f"{self._shown} takes nothing: nobody reads it"
+                return BatchOutcome(Failure.UNAVAILABLE, delivered, rejected, sent=False, error=words)
             delivered.add(position)
         return BatchOutcome(rejected=rejected)
 
