@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -320,12 +319,20 @@ def describe_resource(options: PipelineOptions, environ: Mapping[str, str]) -> d
         "service": options.service or environ.get("OTEL_SERVICE_NAME", ""),
         "environment": options.environment,
         "release": options.release,
-        "host": socket.gethostname(),
+        "host": _hostname(),
         "pid": os.getpid(),
     }
     known = {name: value for name, value in resource.items() if value}
     described: dict[str, Any] = clean(known, None, 64 * KIB).value  # the environment may hold bytes that are no text
     return described
+
+
+def _hostname() -> str:
+    if hasattr(os, "uname"):
+        return os.uname().nodename
+    import socket  # on Windows; elsewhere it is left to the workers to import
+
+    return socket.gethostname()
 
 
 def _is_missing(label: Any) -> bool:

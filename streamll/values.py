@@ -23,7 +23,6 @@ from pathlib import PosixPath, PurePath, PurePosixPath, PureWindowsPath, Windows
 from sys import getsizeof
 from typing import Any, cast
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -242,7 +241,9 @@ class _Walk:
         hour, minute, second = [field.__get__(value) for field in (datetime.hour, datetime.minute, datetime.second)]
         micro, fold = datetime.microsecond.__get__(value), datetime.fold.__get__(value)
         zone = datetime.tzinfo.__get__(value)
-        known = zone is None or type(zone) is timezone or type(zone) is ZoneInfo
+        # Who never imported zoneinfo has no such zone.
+        zone_info = getattr(sys.modules.get("zoneinfo"), "ZoneInfo", timezone)
+        known = zone is None or type(zone) is timezone or type(zone) is zone_info
         plain = datetime(year, month, day, hour, minute, second, micro, zone if known else None, fold=fold)
         if not known:
             self.stand_ins += 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -38,8 +37,10 @@ class PikaOptions(OptionSet):
 
 
 def _is_dictionary(text: str) -> bool:
+    from ast import literal_eval  # for the few URLs that have such an option
+
     try:
-        return isinstance(ast.literal_eval(text), dict)
+        return isinstance(literal_eval(text), dict)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return False
 
