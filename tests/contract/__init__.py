@@ -1,0 +1,1 @@
+"""What every sink keeps, shown for each of them, against the real thing."""

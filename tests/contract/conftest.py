@@ -1,0 +1,242 @@
+"""The destinations and outages that the contract is shown for, and what its tests share."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamll.models import StreamllEvent
+from streamll.sinks.base import Sink
+from tests.contract.destinations import (
+    Destination,
+    FileDestination,
+    MemoryDestination,
+    Outage,
+    RabbitMQDestination,
+    RedisDestination,
+    SQLiteDestination,
+    TerminalDestination,
+)
+from tests.fixtures.process import ServerUnavailable, skip_or_fail
+from tests.fixtures.rabbitmq import RabbitMQServer
+
+DESTINATIONS = ("memory", "file", "terminal", "sqlite", "redis", "rabbitmq")
+
+OUTAGES = ("file-folder", "file-locked", "terminal-unread", "sqlite-locked", "redis-refused", "rabbitmq-refused")
+"""One quick one for each destination that can be hurt; two for the file, since one looks lasting and one does not."""
+
+SILENT_OUTAGES = ("redis-stalled", "redis-frozen", "rabbitmq-stalled", "rabbitmq-frozen")
+"""Connections stay open, and nothing answers; for tests of waiting."""
+
+CRASHES = ("redis-killed", "rabbitmq-killed")
+"""A server that has to start again: for the tests that are about the outage itself."""
+
+PATIENCE = 30.0
+"""Seconds that a test waits for what takes a second at most: a bound against hanging, not a measure."""
+
+QUICK = {
+    "flush_interval": 0.01,
+    "retry_base": 0.01,
+    "retry_bound": 0.05,
+    "recovery_timeout": 0.1,
+    "recovery_bound": 0.2,
+    "connect_timeout": 1.0,
+    "send_timeout": 0.4,
+}
+"""Options under which an outage is noticed, and its end too, within a second or two."""
+
+
+def wait_until(condition: Callable[[], object], timeout: float = PATIENCE) -> bool:
+    """Whether it came true in time."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def make_event(n: int = 0, **fields: Any) -> StreamllEvent:
+    """An event whose id is in its data too, for destinations that show no more than that."""
+    event = StreamllEvent(event_type="test", operation="contract", execution_id="0af7651916cd43dd8448eb211c80319c")
+    event.data = {"id": event.event_id, "n": n, "password": "hunter2", **fields}
+    return event
+
+
+def emit(sink: Sink, count: int) -> list[str]:
+    """Hand events over, each of which must be accepted; returns their ids."""
+    events = [make_event(n) for n in range(count)]
+    for event in events:
+        assert sink.handle_event(event)
+    return [event.event_id for event in events]
+
+
+def ids_at(destination: Destination) -> list[str]:
+    """The ids of what is there, in order, without the doubles that this destination may have."""
+    ids = [stored.event_id for stored in destination.stored()]
+    if destination.exactly_once:
+        assert len(set(ids)) == len(ids), "a double"
+        return ids
+    return list(dict.fromkeys(ids))
+
+
+class BalanceWatch:
+    """Reads the stats of a sink all the time, and keeps the first that do not add up."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="balance-watch", daemon=True)
+        self.wrong: object = None
+        self._thread.start()
+
+    def _watch(self) -> None:
+        last = self._sink.stats()
+        while not self._ended.wait(0.0005):
+            stats = self._sink.stats()
+            settled = stats.delivered + stats.dead_lettered
+            went_back = stats.offered < last.offered or settled < last.delivered + last.dead_lettered
+            if self.wrong is None and (not stats.balanced or went_back):
+                self.wrong = stats
+            last = stats
+
+    def end(self) -> None:
+        self._ended.set()
+        self._thread.join(PATIENCE)
+        assert self.wrong is None, self.wrong
+        assert self._sink.stats().balanced
+
+
+@pytest.fixture
+def watch() -> Iterator[Callable[[Sink], BalanceWatch]]:
+    """Have the balance of a sink read all the time, and be right each time."""
+    watches: list[BalanceWatch] = []
+
+    def begin(sink: Sink) -> BalanceWatch:
+        watches.append(BalanceWatch(sink))
+        return watches[-1]
+
+    yield begin
+    for one in watches:
+        one.end()
+
+
+@pytest.fixture(scope="session")
+def hurt_rabbitmq() -> Iterator[RabbitMQServer]:
+    """A RabbitMQ that tests of this process may freeze and kill, one after the other: a start takes too long for each."""
+    try:
+        server = RabbitMQServer()
+    except ServerUnavailable as error:
+        skip_or_fail(str(error))
+        raise
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+def marked(names: tuple[str, ...]) -> list[Any]:
+    """Parameters with the marks of the servers they need."""
+    params = []
+    for name in names:
+        service = name.partition("-")[0]
+        marks = [getattr(pytest.mark, service), pytest.mark.integration] if service in ("redis", "rabbitmq") else []
+        params.append(pytest.param(name, marks=marks))
+    return params
+
+
+def make_destination(name: str, request: pytest.FixtureRequest, folder: Path) -> Destination:
+    """The destination of that name, on servers that others use too."""
+    if name == "redis":
+        return RedisDestination(request.getfixturevalue("redis_server"))
+    if name == "rabbitmq":
+        return RabbitMQDestination(request.getfixturevalue("rabbitmq_server"))
+    if name == "file":
+        return FileDestination(folder)
+    if name == "sqlite":
+        return SQLiteDestination(folder)
+    return TerminalDestination() if name == "terminal" else MemoryDestination()
+
+
+def make_outage(name: str, request: pytest.FixtureRequest, folder: Path) -> Outage:
+    """The destination and the way to hurt it of that name."""
+    service, _, way = name.partition("-")
+    if service == "file":
+        file = FileDestination(folder)
+        if way == "locked":
+            return Outage(file, file.lock, file.unlock)
+        return Outage(file, file.put_a_folder_there, file.take_the_folder_away, fatal=True)
+    if service == "sqlite":
+        sqlite = SQLiteDestination(folder)
+        return Outage(sqlite, sqlite.lock, sqlite.unlock)
+    if service == "terminal":
+        terminal = TerminalDestination()
+        return Outage(terminal, terminal.stop_reading, terminal.read_again)
+    if way in ("refused", "stalled"):
+        shared = request.getfixturevalue(f"{service}_server")
+        kind = RedisDestination if service == "redis" else RabbitMQDestination
+        proxied = kind(shared, proxied=True)
+        assert proxied.proxy is not None
+        return Outage(proxied, proxied.proxy.refuse if way == "refused" else proxied.proxy.stall, proxied.proxy.heal)
+    if service == "redis":
+        server = request.getfixturevalue("own_redis")(appendonly="yes", appendfsync="always")
+        destination: Destination = RedisDestination(server)
+    else:
+        server = request.getfixturevalue("hurt_rabbitmq")
+        destination = RabbitMQDestination(server)
+    if way == "frozen":
+        return Outage(destination, server.freeze, server.thaw)
+    return Outage(destination, server.kill, server.start)
+
+
+@pytest.fixture(params=marked(DESTINATIONS))
+def destination(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Destination]:
+    """Each destination."""
+    made = make_destination(request.param, request, tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=marked(DESTINATIONS))
+def poisonable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Destination]:
+    """Each destination, on a server of its own where only a setting of the server makes it reject anything."""
+    if request.param == "redis":
+        server = request.getfixturevalue("own_redis")(proto_max_bulk_len="1mb")
+        made: Destination = RedisDestination(server)
+    else:
+        made = make_destination(request.param, request, tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=marked(OUTAGES))
+def outage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Outage]:
+    """Each destination that can be hurt, with a quick way to do so."""
+    made = make_outage(request.param, request, tmp_path)
+    yield made
+    made.end()
+    made.destination.close()
+
+
+@pytest.fixture(params=marked(OUTAGES + SILENT_OUTAGES))
+def silent_outage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Outage]:
+    """Each destination that can be hurt, with those ways too in which nothing answers."""
+    made = make_outage(request.param, request, tmp_path)
+    yield made
+    made.end()
+    made.destination.close()
+
+
+@pytest.fixture(params=marked(OUTAGES + SILENT_OUTAGES + CRASHES))
+def any_outage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Outage]:
+    """Each destination that can be hurt, with every way to do so."""
+    made = make_outage(request.param, request, tmp_path)
+    yield made
+    made.end()
+    made.destination.close()
