@@ -24,6 +24,7 @@ from typing import Any
 
 from streamll.errors import ConfigurationError, DecodeError
 from streamll.models import Record
+from streamll.wire.entry import WireEntry
 
 LABELS = ("event_type", "operation", "module_name", "method_name", "level")
 EMPTY_WORD = "none"
@@ -229,23 +230,6 @@ def _short(value: bytes) -> bytes:
 
 def _string_field(name: bytes, value: bytes) -> bytes:
     return _short(name) + b"S" + _pack_table_size(len(value)) + value
-
-
-@dataclass(frozen=True, slots=True)
-class WireEntry:
-    """What a reader gets back of one message.
-
-    Attributes:
-        payload: The event, still encoded.
-        producer: Who numbered it; empty when the message does not say.
-        seq: Its number; 0 when the message does not say.
-        reason: Why it is a dead letter; empty for any other.
-    """
-
-    payload: bytes
-    producer: str
-    seq: int
-    reason: str
 
 
 def decode_message(body: bytes, headers: Mapping[str, Any] | None, name: str | None) -> WireEntry:

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from streamll.errors import ConfigurationError, DecodeError
+from streamll.wire.entry import WireEntry
 
 FIELD_EVENT = b"event"
 FIELD_PRODUCER = b"producer"
@@ -134,23 +135,6 @@ class Trim:
     def sign(self) -> bytes:
         """The word of Redis for it."""
         return b"=" if self.exact else b"~"
-
-
-@dataclass(frozen=True)
-class WireEntry:
-    """What a stream entry carries.
-
-    Attributes:
-        payload: The event, as it was encoded.
-        producer: Who accepted it; empty when the entry does not say.
-        seq: The producer's number for it; 0 when the entry does not say.
-        reason: In a dead letter: why it is one.
-    """
-
-    payload: bytes
-    producer: str
-    seq: int
-    reason: str = ""
 
 
 def hash_slot(key: bytes) -> int:

@@ -14,7 +14,8 @@ from streamll.delivery.outcome import BatchOutcome, Entry
 from streamll.errors import UnavailableError
 from streamll.models import Record
 from streamll.sinks.rabbitmq_transport import RabbitMQTransport
-from streamll.wire.rabbitmq import WireEntry, decode_message
+from streamll.wire.entry import WireEntry
+from streamll.wire.rabbitmq import decode_message
 from tests.fixtures.rabbitmq import RabbitMQServer
 
 PRODUCER = "0123456789abcdef"

@@ -14,7 +14,8 @@ from streamll.models import Record
 from streamll.sinks.redis_options import RedisOptions
 from streamll.sinks.redis_transport import RedisTransport
 from streamll.testing.proxy import FaultProxy
-from streamll.wire.redis import WireEntry, decode_entry, keys_for
+from streamll.wire.entry import WireEntry
+from streamll.wire.redis import decode_entry, keys_for
 
 PRODUCER = "p1"
 

@@ -18,7 +18,8 @@ import pytest
 
 from streamll.delivery.outcome import BatchOutcome, Failure
 from streamll.errors import FatalError, UnavailableError
-from streamll.wire.rabbitmq import WireEntry, decode_message
+from streamll.wire.entry import WireEntry
+from streamll.wire.rabbitmq import decode_message
 from tests.fixtures.process import free_port
 from tests.fixtures.rabbitmq import PASSWORD, RabbitMQEndpoint, RabbitMQServer
 from tests.fixtures.tls import TLSFiles

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from streamll.errors import ConfigurationError, DecodeError
 from streamll.models import Record
+from streamll.wire.entry import WireEntry
 from streamll.wire.rabbitmq import (
     LABELS,
     REASON_LIMIT,
     SHORT_LIMIT,
     Encoder,
     RoutingKey,
-    WireEntry,
     clip,
     decode_message,
     message_id,
