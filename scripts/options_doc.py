@@ -5,6 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from streamll.consumers.base import ConsumerOptions
+from streamll.consumers.file import FileConsumerOptions
+from streamll.consumers.rabbitmq import RabbitMQConsumerOptions
+from streamll.consumers.redis import RedisConsumerOptions
 from streamll.options import OptionSet, PipelineOptions, SinkOptions
 from streamll.sinks.file import FileSink
 from streamll.sinks.memory import MemorySink
@@ -19,11 +23,11 @@ HEAD = """\
 
 Made by `python scripts/options_doc.py` from the tables in the code.
 
-An option of a sink can be given to its class (`RedisSink(batch_size=100)`), in its URL
-(`redis://localhost:6379/0?stream=app&batch_size=100`), to `streamll.configure(batch_size=100)` for every sink given as
-a URL, or in the environment (`STREAMLL_BATCH_SIZE=100`); the first of these that says something wins, but for a URL's
-own query, which wins over `configure`. Durations are seconds. A wrong value is refused when the sink is made, with what
-is allowed.
+A sink's option can stand in its URL (`redis://localhost:6379/0?stream=app&batch_size=100`). What every sink has can be
+given to `streamll.configure(batch_size=100)` too, for all sinks given as URLs, or stand in the environment
+(`STREAMLL_BATCH_SIZE=100`). The URL wins over `configure`, `configure` over the environment. A sink made by its class
+takes options by name (`RedisSink(batch_size=100)`), which win over its URL. Durations are seconds. A wrong value is
+refused when the sink is made, with what is allowed.
 
 Besides, in the environment: `STREAMLL_SINKS` (sink URLs, separated by commas), `STREAMLL_ENABLED=0` (all of it a no-op),
 `STREAMLL_DEBUG=1` (streamll's own log to standard error) and `OTEL_SERVICE_NAME` (when `service` is not set).
@@ -40,6 +44,10 @@ SECTIONS: list[tuple[str, type[OptionSet]]] = [
     ("FileSink", FileSink.own_options),
     ("TerminalSink", TerminalSink.own_options),
     ("MemorySink", MemorySink.own_options),
+    ("Every consumer", ConsumerOptions),
+    ("RedisConsumer, besides", RedisConsumerOptions),
+    ("RabbitMQConsumer, besides", RabbitMQConsumerOptions),
+    ("FileConsumer, besides", FileConsumerOptions),
 ]
 
 
@@ -48,13 +56,15 @@ def page() -> str:
     parts = [HEAD]
     for title, options in SECTIONS:
         parts.append(f"\n## {title}\n\n| option | default | allowed | meaning |\n| --- | --- | --- | --- |\n")
-        for row in options.table():
+        shown = ConsumerOptions.names() if title.endswith("besides") else ()
+        for row in (row for row in options.table() if row["name"] not in shown):
             cells = (f"`{row['name']}`", row["default"], row["allowed"], row["doc"])
             parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n")
     return "".join(parts)
 
 
 def main() -> int:
+    """Write the page, or compare it."""
     if "--check" in sys.argv[1:]:
         if PAGE.read_text() != page():
             print(f"{PAGE.name} is not what the code says: run python scripts/options_doc.py", file=sys.stderr)
