@@ -1,7 +1,7 @@
-"""One dedicated connection to the Redis server that holds the stream: found, opened, written to and read from.
+"""One connection to the Redis server that holds the stream: found, opened, written to and read from.
 
 What belongs here: redis-py, and the few places where more is needed of it than it offers, all in `Tap`. What does not:
-what the commands mean (redis_transport.py, redis_check.py). redis-py is imported when the first connection is opened.
+what the commands mean (sinks/, consumers/). redis-py is imported when the first connection is opened.
 
 redis-py's own retries are always off: a command that it sends again by itself may have been carried out already.
 """
@@ -31,6 +31,9 @@ Reply = Any
 """A reply of RESP2: bytes, int, None, a list of replies, or an exception of redis-py for an error."""
 
 _READ_SIZE = 65_536
+_ARMED_FOR = 0.05
+"""Seconds by which a batch whose answers trickle in may miss its deadline."""
+
 _CONNECTING = (errno.EINPROGRESS, getattr(errno, "WSAEWOULDBLOCK", errno.EINPROGRESS))
 _HAS_KERNEL_TIMEOUTS = sys.platform in ("linux", "darwin")
 
@@ -211,6 +214,7 @@ class RedisConnection:
         # Until all answers are read; so too when anything at all comes between, such as Ctrl-C.
         self.broken = True
         self._tap.arm(deadline)
+        armed = time.monotonic()
         cut = None
         try:
             try:
@@ -224,8 +228,13 @@ class RedisConnection:
                     replies.append(self._connection.read_response())
                 except ResponseError as error:
                     replies.append(error.with_traceback(None))  # its traceback would keep the batch alive
-                if len(replies) < len(packed) and time.monotonic() > deadline:
-                    raise TimeoutError("not all answers came in time")
+                now = time.monotonic()
+                if now - armed > _ARMED_FOR:
+                    # Each read may take what was left when this was done last.
+                    if now > deadline and len(replies) < len(packed):
+                        raise TimeoutError("not all answers came in time")
+                    self._tap.arm(deadline)
+                    armed = now
         except Exception as error:  # whatever redis-py and the socket may raise
             return replies, self._explain(cut or error)
         self.broken = cut is not None

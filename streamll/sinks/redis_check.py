@@ -45,13 +45,17 @@ def check(address: RedisAddress, options: RedisOptions, timeout: float) -> list[
         look = _Look(connection, keys, options, address.kind == "cluster", time.monotonic() + timeout)
         return list(look.findings(address.shown))
     except _SilentError as silent:
-        return [Finding(_ERROR, f"{address.shown} does not answer: {silent}", "try again; see the server's log")]
+        return [
+            Finding(
+                _ERROR, f"{address.shown} does not serve us: {silent}", "mend that and try again; see the server's log"
+            )
+        ]
     finally:
         connection.close()
 
 
 class _SilentError(Exception):
-    """The connection broke while we asked."""
+    """The server does not answer our questions, or hung up."""
 
 
 class _Look:
@@ -71,9 +75,9 @@ class _Look:
         began = time.monotonic()
         (pong,) = self._ask((b"PING",))
         milliseconds = (time.monotonic() - began) * 1000
-        if isinstance(pong, Exception) and (trouble := trouble_of(pong)).code != "NOPERM":
-            yield Finding(_ERROR, f"{shown} does not serve: {trouble.text}", "see the server's log")
-            return
+        trouble = self._trouble(pong)
+        if trouble is not None and trouble.code not in NOT_PERMITTED:
+            raise _SilentError(trouble.text)
         (info_reply,) = self._ask((b"INFO",))
         info = _parse_info(info_reply)
         yield from self._version(shown, info, milliseconds)

@@ -326,6 +326,26 @@ def test_a_script_that_only_exists_by_hash_is_not_permitted(server: RedisServer,
     assert stored(client) == numbers(1, 5)
 
 
+def test_a_user_who_may_use_neither_way_and_then_one(server: RedisServer, client: Any) -> None:
+    add_user(client, "~*", "+@all", "-@scripting", "-@transaction")
+    sender = opened(user_url(server))
+    outcome = sender.send(entries(1, 5), soon())
+    assert outcome.failure is Failure.FATAL
+    assert "evalsha" in outcome.error
+    add_user(client, "~*", "+@all", "-@transaction")
+    deliver(sender, entries(1, 5))
+    assert stored(client) == numbers(1, 5)
+
+
+def test_a_user_who_may_not_wait_for_replicas(server: RedisServer, client: Any, way: str) -> None:
+    add_user(client, "~*", "+@all", "-wait")
+    sender = opened(user_url(server), fence=way, wait_replicas=1)
+    outcome = sender.send(entries(1, 5), soon())
+    assert outcome.failure is Failure.FATAL
+    assert not outcome.delivered
+    assert "wait" in outcome.error
+
+
 def test_wrong_type(server: RedisServer, client: Any, way: str) -> None:
     client.set("events", "a string")
     sender = opened(server.url, fence=way)

@@ -45,7 +45,7 @@ def way(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def server(own_redis: OwnRedis) -> RedisServer:
-    return own_redis()
+    return own_redis(repl_diskless_sync_delay="0")  # a replica need not wait for others that might come
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
@@ -417,6 +417,13 @@ def test_a_network_that_stalls_and_refuses(server: RedisServer, way: str) -> Non
         proxy.heal()
         deliver(sender, entries(21, 30))
         assert stored(client) == numbers(1, 30)
+
+
+def test_a_proxy_whose_server_is_down() -> None:
+    with FaultProxy("127.0.0.1", free_port()) as proxy:
+        with pytest.raises(UnavailableError):
+            opened(through(proxy))
+        proxy.close()
 
 
 def test_answers_that_trickle_in_do_not_move_the_deadline(server: RedisServer) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ from streamll import codec
 from streamll.models import StreamllEvent
 from streamll.sinks.base import Finding
 from streamll.sinks.redis import RedisSink
+from streamll.testing.proxy import TO_CLIENT, TO_SERVER, FaultProxy
 from tests.fixtures.process import free_port
 from tests.fixtures.redis import RedisEndpoint, RedisServer
 from tests.sinks.redis_tools import read
@@ -107,6 +110,46 @@ def test_an_event_that_the_server_cannot_take_does_not_stop_the_others(own_redis
     assert dict(stats.dropped) == {"dead_letter_failed": 1}  # even its dead letter is too long
     with server.client() as client:
         assert [entry.seq for entry in read(client, "app")] == [1, 3]
+
+
+def test_events_from_many_threads_over_a_network_that_is_cut_again_and_again(server: RedisServer) -> None:
+    dice = random.Random(7)
+    with FaultProxy("127.0.0.1", server.port) as proxy:
+        sink = RedisSink(
+            f"redis://127.0.0.1:{proxy.port}/0?stream=app",
+            buffer_size=100_000,
+            flush_interval=0.0,
+            retry_bound=0.01,
+            circuit_breaker=False,
+        )
+        sink.start()
+
+        def emit(thread: int) -> None:
+            for number in range(5000):
+                sink.handle_event(StreamllEvent(event_type="token", data={"thread": thread, "number": number}))
+
+        threads = [threading.Thread(target=emit, args=(thread,)) for thread in range(3)]
+        for thread in threads:
+            thread.start()
+        for _ in range(150):
+            proxy.cut_after(dice.randrange(60_000), dice.choice([TO_SERVER, TO_CLIENT]))
+            assert sink.stats().balanced
+            time.sleep(0.01)
+        for thread in threads:
+            thread.join()
+        proxy.heal()
+        assert sink.flush(20.0)
+        stats = sink.stop()
+    assert stats.balanced
+    assert (stats.delivered, stats.lost_after_ack) == (15_000, 0)
+    assert stats.failed_batches > 0
+    with server.client() as client:
+        found = read(client, "app")
+    assert [entry.seq for entry in found] == list(range(1, 15_001))
+    told = [codec.decode(entry.payload).data for entry in found]
+    for thread_number in range(3):
+        mine = [data["number"] for data in told if data["thread"] == thread_number]
+        assert mine == list(range(5000))
 
 
 # The check
@@ -243,6 +286,19 @@ def test_the_rules_that_are_recommended_are_enough(server: RedisServer) -> None:
             assert sink.flush(10.0), sink.stats().last_error
         assert len(read(client, "app")) == 1
         assert 0 < client.ttl(f"{{app}}:fence:{sink.producer}") <= 60
+
+
+def test_a_user_who_may_not_look_around(server: RedisServer) -> None:
+    with server.client() as client:
+        client.execute_command(
+            "ACL", "SETUSER", "app", "on", ">pw", "~*", "+@all", "-config", "-xinfo", "-xlen", "-ping"
+        )
+        client.xadd("app", {"event": "x"})
+        findings = checked(server, user="app:pw@")
+        assert "whether snapshots are could not be seen" in texts(findings, "warning")
+        assert "has entries that could not be counted" in texts(findings, "ok")
+        client.config_set("appendonly", "yes")
+        assert "appendfsync could not be seen" in texts(checked(server, user="app:pw@"), "ok")
 
 
 def test_servers_that_cannot_be_used(own_redis: OwnRedis, server: RedisServer, tmp_path: Path) -> None:

@@ -214,6 +214,16 @@ def test_a_server_that_forgets_is_told_from_one_that_does_not(
     assert stored(client) == numbers(101, 160)
 
 
+def test_a_fence_that_has_outlived_itself_is_no_loss(server: RedisServer, client: redis.Redis, way: str) -> None:
+    sender = opened(server.url, fence=way)
+    deliver(sender, entries(1, 10))
+    # What a week without an event comes to, which a test cannot wait for.
+    sender._fenced -= FENCE_TTL
+    client.delete(keys_for("events", PRODUCER).fence)
+    assert sender.send(entries(11, 20), soon()).lost_after_ack == 0
+    assert stored(client) == numbers(1, 20)
+
+
 def test_a_server_that_goes_back_in_time(server: RedisServer, client: redis.Redis, way: str) -> None:
     sender = opened(server.url, fence=way)
     deliver(sender, entries(1, 60))
@@ -334,6 +344,8 @@ def test_opening_keeps_its_deadline(server: RedisServer) -> None:
 def test_a_connection_that_ended_while_idle_is_noticed_before_it_is_used(server: RedisServer, way: str) -> None:
     sender = opened(server.url, fence=way)
     deliver(sender, entries(1, 10))
+    sender._used -= 60.0  # a minute without an event
+    assert sender.is_open
     server.restart()
     deadline = time.monotonic() + 10.0
     while sender.is_open:
