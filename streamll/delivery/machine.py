@@ -115,8 +115,8 @@ class Machine:
         self._groups: deque[list[Entry]] = deque()
         self._failures = 0
         self._not_before = 0.0
-        self._unsure_through = 0
-        self._unsure_before = 0
+        self._sending = False  # the first group is on its way, and nobody knows yet what became of it
+        self._unsure: set[int] = set()  # held entries that an earlier attempt may have left at the broker
         self._holds_dead_letters = False
 
     @property
@@ -126,6 +126,9 @@ class Machine:
 
     def load(self, batch: Sequence[Entry]) -> None:
         """Take charge of a batch, whose entries are in the order of their sequence numbers."""
+        if not self._groups:
+            self._unsure.clear()
+            self._holds_dead_letters = False
         if batch:
             self._groups.append([self._mark(e, e.record.poison) if e.record.poison else e for e in batch])
 
@@ -135,6 +138,7 @@ class Machine:
         Args:
             now: The present time in monotonic seconds, the clock of `Record.created`.
         """
+        self._note_missing_answer()
         expired = self._expire(now)
         if expired:
             return Settle(Settlement(dropped=expired))
@@ -151,19 +155,20 @@ class Machine:
         if self.circuit.state is CircuitState.HALF_OPEN and len(group) > PROBE_SIZE:
             self._groups[0] = group[PROBE_SIZE:]
             self._groups.appendleft(group[:PROBE_SIZE])
-        # Until the answer says otherwise, they may be at the broker.
-        self._unsure_before = self._unsure_through
-        self._unsure_through = max(self._unsure_through, self._groups[0][-1].seq)
+        self._sending = True
         return Send(self._groups[0])
 
     def sent(self, outcome: BatchOutcome, now: float) -> Settlement:
         """Report what became of the entries of the last `Send`; returns those whose fate is known now."""
+        failed = outcome.failure is Failure.UNAVAILABLE or outcome.failure is Failure.FATAL
+        if failed:
+            self._failed(outcome, now)  # before anything moves: the delay may be a user's function, and raise
+        else:
+            self._succeeded(now)
+        self._sending = False
         group = self._groups.popleft()
         if outcome.failure is None and not outcome.rejected and not self._holds_dead_letters:
-            self._succeeded(now)
             return Settlement(delivered=group)
-        if not outcome.sent or outcome.failure is Failure.REJECTED:
-            self._unsure_through = self._unsure_before
         delivered: list[Entry] = []
         dead_lettered: list[Entry] = []
         dropped: list[tuple[Entry, str]] = []
@@ -176,10 +181,8 @@ class Machine:
                 (dead_lettered if entry.dead_letter else delivered).append(entry)
             else:
                 left.append(entry)
-        if outcome.failure is Failure.UNAVAILABLE or outcome.failure is Failure.FATAL:
-            self._failed(outcome, now)
-        else:
-            self._succeeded(now)
+                if failed and outcome.sent:
+                    self._unsure.add(entry.seq)
         if outcome.failure is Failure.REJECTED and not outcome.rejected and left:
             if len(left) == 1:
                 poison = left.pop()
@@ -189,8 +192,6 @@ class Machine:
                 self._groups.appendleft(rest)
         if left:
             self._groups.appendleft(left)
-        elif not self._groups:
-            self._holds_dead_letters = False
         return Settlement(delivered, dead_lettered, dropped)
 
     def probe_now(self, now: float) -> None:
@@ -200,10 +201,9 @@ class Machine:
 
     def abandon(self) -> Settlement:
         """Give up everything held, because the sink stops: what may have been sent is `unconfirmed`."""
+        self._note_missing_answer()
         dropped = [
-            (entry, UNCONFIRMED if entry.seq <= self._unsure_through else SHUTDOWN)
-            for group in self._groups
-            for entry in group
+            (entry, UNCONFIRMED if entry.seq in self._unsure else SHUTDOWN) for group in self._groups for entry in group
         ]
         self._groups.clear()
         return Settlement(dropped=dropped)
@@ -216,11 +216,17 @@ class Machine:
     def _failed(self, outcome: BatchOutcome, now: float) -> None:
         self.retries += 1
         self._failures += 1
-        self._not_before = now + self._delay(self._failures)
         if outcome.failure is Failure.FATAL:
             self.circuit.trip(now, outcome.error, self._jitter())
         else:
             self.circuit.record_failure(now, outcome.error, self._jitter())
+        self._not_before = now + self._delay(self._failures)
+
+    def _note_missing_answer(self) -> None:
+        """What was sent without an outcome being reported may be at the broker."""
+        if self._sending:
+            self._unsure.update(entry.seq for entry in self._groups[0])
+            self._sending = False
 
     def _reject(self, entry: Entry, reason: str, left: list[Entry], dropped: list[tuple[Entry, str]]) -> None:
         """A rejected event becomes a dead letter, in its place; a rejected dead letter is given up."""
@@ -241,7 +247,7 @@ class Machine:
         limit = expired_before(now, self._deadline)
         return self._remove(
             lambda entry: entry.record.created < limit,
-            lambda entry: UNCONFIRMED if entry.seq <= self._unsure_through else EXPIRED,
+            lambda entry: UNCONFIRMED if entry.seq in self._unsure else EXPIRED,
         )
 
     def _next_expiry(self) -> float:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamll.delivery.batching import batch_limit, halves, next_size
+from streamll.delivery.batching import batch_limit, byte_limit, halves, next_size
 from streamll.options import SinkOptions
 from tests.unit.deliveries import entry
 
@@ -36,6 +36,11 @@ def test_a_batch_grows_with_the_backlog_up_to_its_growth(waiting: int, size: int
 
 def test_a_growth_of_one_keeps_batches_as_they_are() -> None:
     assert next_size(10_000, SinkOptions(batch_size=100, batch_growth=1)) == 100
+
+
+@pytest.mark.parametrize(("batch_bytes", "buffer_bytes", "limit"), [(1000, 10_000, 1000), (9000, 10_000, 5000)])
+def test_a_batch_takes_at_most_half_of_the_buffers_bytes(batch_bytes: int, buffer_bytes: int, limit: int) -> None:
+    assert byte_limit(SinkOptions(batch_bytes=batch_bytes, buffer_bytes=buffer_bytes)) == limit
 
 
 @given(all_options, st.integers(0, 50_000), st.integers(0, 50_000))
