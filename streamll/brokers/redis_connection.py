@@ -209,6 +209,8 @@ class RedisConnection:
         """
         from redis.exceptions import ResponseError
 
+        if self.broken:  # redis-py would connect again by itself, and what the old connection watched is not watched
+            return [], Trouble("", Failure.UNAVAILABLE, "the connection is broken")
         packed = [self._pack(command) for command in commands]
         replies: list[Reply] = []
         # Until all answers are read; so too when anything at all comes between, such as Ctrl-C.

@@ -65,6 +65,9 @@ _BY_TEXT: tuple[tuple[str, str, tuple[Failure, str]], ...] = (
     ("wait cannot be used with replica", "READONLY", _BY_CODE["READONLY"]),
 )
 
+# What servers and proxies that are not Redis itself say of a request or a value that is too long for them.
+_ABOUT_LENGTH = ("too large", "too big", "too long", "exceed", " size")
+
 NOT_PERMITTED = frozenset({"NOPERM", "UNKNOWN"})
 """The codes of a command that may not be used: by the user's ACL, or because it goes by no name."""
 
@@ -154,7 +157,10 @@ def _of_reply(text: str, stream: str) -> Trouble:
         if word.startswith("-") and inner in _BY_CODE:
             failure, remedy = _BY_CODE[inner]
             return Trouble(inner, failure, f"{text}: {remedy.format(stream=stream or 'of the stream')}")
-    return Trouble(code if code.isupper() else "ERR", _REJECTED, text)
+    # Redis looks at nothing in an event but its length. So what else is wrong would be wrong with every event, and
+    # taking it for poison would cost them all, one by one.
+    failure = _REJECTED if any(word in text.lower() for word in _ABOUT_LENGTH) else _FATAL
+    return Trouble(code if code.isupper() else "ERR", failure, text)
 
 
 def _by_text(text: str) -> tuple[str, tuple[Failure, str]] | None:

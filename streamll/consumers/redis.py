@@ -202,7 +202,7 @@ class _RedisSource:
         replies, trouble = self._connection.exchange([command], deadline)
         if trouble is None and isinstance(replies[0], Exception):
             trouble = trouble_of(replies[0], self._options.stream)
-            if trouble.failure is Failure.REJECTED or trouble.code in ("UNKNOWN", "NOPERM"):
+            if trouble.failure is not Failure.UNAVAILABLE:
                 raise _Refused(self.shown, trouble)
         if trouble is not None:
             kind = FatalError if trouble.failure is Failure.FATAL else UnavailableError

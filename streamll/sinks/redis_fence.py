@@ -247,6 +247,8 @@ class TransactionFence:
             if isinstance(reply, Exception):
                 connection.close()  # it may be inside a transaction that an old server did not end
                 return trouble_of(reply, self._target.stream)
+        if not (stored or b"0").isdigit():
+            return trouble_of("WRONGTYPE the fence holds no number", self._target.stream)
         self._stored = int(stored or 0)
         # A user who may not ask for types gets an error here, and does without this care.
         self._takes_dead_letters = other_kind in _STREAM_OR_NONE or isinstance(other_kind, Exception)
@@ -327,7 +329,7 @@ class TransactionFence:
         failed = min(errors)
         progress.trouble = trouble_of(errors[failed], self._target.stream)
         progress.delivered = frozenset(range(done)) | {done + place for place in range(count) if place not in errors}
-        if failed == count:  # the fence itself could not be set: it has not moved
+        if failed == count:  # the fence itself could not be set, and has not moved
             return
         right = int(items[failed * STEP]) - 1
         self._disbelieved = int(items[-STEP]), right

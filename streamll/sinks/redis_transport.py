@@ -62,7 +62,8 @@ class RedisTransport:
         """See `Transport.is_open`."""
         if self._connection is None:
             return False
-        if time.monotonic() - self._used > _LOOK_AFTER and not self._connection.is_quiet():
+        idle = time.monotonic() - self._used > _LOOK_AFTER
+        if self._connection.broken or (idle and not self._connection.is_quiet()):
             self._drop()
         return self._connection is not None
 

@@ -53,6 +53,7 @@ local producer, after, trim, limit, ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3], A
 local first = 6
 local stored = redis.call('GET', fence) or '0'
 local at = tonumber(stored)
+if not at then return {0, 'WRONGTYPE the fence holds no number'} end
 if at < after then return {at, 'BEHIND'} end
 if #ARGV < first then return {at} end
 

@@ -374,6 +374,22 @@ def test_wrong_type_of_the_dead_letters_leaves_the_fence_before_them(
     assert [entry.seq for entry in read(client, "events:dead-letter")] == [4]
 
 
+def test_a_fence_that_is_none(server: RedisServer, client: Any, way: str) -> None:
+    fence = keys_for("events", PRODUCER).fence
+    sender = opened(server.url, fence=way)
+    for command in ("SET", "LPUSH"):
+        client.delete(fence)
+        client.execute_command(command, fence, "x")
+        outcome = sender.send(entries(1, 5), soon())
+        assert outcome.failure is Failure.FATAL
+        assert "WRONGTYPE" in outcome.error
+        if not sender.is_open:
+            sender.open(soon())
+    client.delete(fence)
+    deliver(sender, entries(1, 5))
+    assert stored(client) == numbers(1, 5)
+
+
 def test_wrong_type_that_comes_about_between_batches(server: RedisServer, client: Any, way: str) -> None:
     sender = opened(server.url, fence=way)
     deliver(sender, entries(1, 5))
@@ -501,8 +517,9 @@ def test_a_slot_that_moves(cluster: RedisServer, other_node: str, way: str) -> N
         ("DENIED Redis is running in protected mode", "DENIED", Failure.FATAL),
         ("ERR unknown command 'AUTH', with args beginning with: 'hush' ", "UNKNOWN", Failure.FATAL),
         ("ERR Protocol error: unauthenticated multibulk length", "NOAUTH", Failure.FATAL),
-        ("ERR something else", "ERR", Failure.REJECTED),
-        ("SOMETHING new", "SOMETHING", Failure.REJECTED),
+        ("ERR something else", "ERR", Failure.FATAL),
+        ("SOMETHING new", "SOMETHING", Failure.FATAL),
+        ("ERR max request size exceeded. Limit: 1048576 bytes", "ERR", Failure.REJECTED),
         (b"EXECABORT Transaction discarded because of: OOM command not allowed", "OOM", Failure.UNAVAILABLE),
         (redis.exceptions.ExecAbortError("Transaction discarded because of previous errors."), "EXECABORT", Failure.UNAVAILABLE),
         (redis.exceptions.TimeoutError("Timeout reading"), "", Failure.UNAVAILABLE),
