@@ -300,8 +300,11 @@ class Worker:
         self._served_at = now = monotonic()
         state = self.circuit.state
         settlement = self._machine.sent(outcome, now)
+        if outcome.lost_after_ack:
+            self.lost_after_ack += outcome.lost_after_ack
+            self._say("lost", f"the server lost up to {outcome.lost_after_ack} events that it had acknowledged")
         if outcome.failure is None:
-            self._note_success(outcome)
+            self._note_success()
         else:
             self.failed_batches += 1
             self._note_failure(outcome, state)
@@ -380,18 +383,13 @@ class Worker:
 
     # What is told
 
-    def _note_success(self, outcome: BatchOutcome) -> None:
-        if outcome.lost_after_ack:
-            self.lost_after_ack += outcome.lost_after_ack
-            self._say("lost", f"the server lost up to {outcome.lost_after_ack} events that it had acknowledged")
+    def _note_success(self) -> None:
         if self._said - {"lost"}:
             self._said &= {"lost"}
             log.warning("sink %s: delivering again", self._name)
 
     def _note_failure(self, outcome: BatchOutcome, before: CircuitState) -> None:
         self.last_error = outcome.error
-        if outcome.lost_after_ack:
-            self.lost_after_ack += outcome.lost_after_ack
         if outcome.failure is Failure.FATAL:
             self._say("fatal", f"{outcome.error}; events are kept, and it is tried again slowly")
         elif outcome.failure is Failure.UNAVAILABLE and self.circuit.state is CircuitState.OPEN is not before:
@@ -407,7 +405,8 @@ class Worker:
     def _defect(self, error: Exception) -> None:
         """Something in the worker itself is wrong: no event is lost for it, and the host does not notice."""
         self.defects += 1
-        self.last_error = f"internal error: {type(error).__name__}: {error}"
+        # Only its kind: the text of an error that nobody foresaw may hold a credential.
+        self.last_error = f"internal error: {type(error).__name__}"
         self._say("defect", f"{self.last_error}; please report it")
         log.debug("sink %s: internal error", self._name, exc_info=error)
         self._close_transport(clean=False)
