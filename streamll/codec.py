@@ -21,7 +21,7 @@ MSGPACK = "application/msgpack"
 JSON = "application/json"
 CONTENT_TYPES = {"msgpack": MSGPACK, "json": JSON}
 
-_TEXTS = (
+LABELS = (
     "event_type",
     "event_id",
     "execution_id",
@@ -32,7 +32,8 @@ _TEXTS = (
     "operation",
     "level",
 )
-_FIELDS = frozenset({*_TEXTS, "timestamp", "data", "tags", "resource"})
+"""The fields of an event that are strings."""
+_FIELDS = frozenset({*LABELS, "timestamp", "data", "tags", "resource"})
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _RFC3339 = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9})\d*)?(?:[Zz]|([+-])(\d\d):(\d\d))",
@@ -125,7 +126,7 @@ def _read_msgpack(payload: bytes) -> Any:
 
 def _to_event(fields: dict[Any, Any]) -> StreamllEvent:
     known: dict[str, Any] = {}
-    for name in _TEXTS:
+    for name in LABELS:
         value = fields.get(name, "")
         if not isinstance(value, str):
             raise DecodeError(f"no event: {name} must be a string, not a {type(value).__name__}")

@@ -36,19 +36,7 @@ WHOLE = 16
 _LABEL_BOUND = 1024
 """The longest label (id, name, operation) of an event that has to be cut, in characters."""
 
-_LABELS = (
-    "event_type",
-    "event_id",
-    "execution_id",
-    "span_id",
-    "parent_span_id",
-    "module_name",
-    "method_name",
-    "operation",
-    "level",
-)
-
-_KEPT_OF_LABELS = (32, 8)
+_KEPT_OFcodec.LABELS = (32, 8)
 """Characters of a label that are left when nothing else is; eight of each always fit, six bytes for a character."""
 
 _ENVELOPE = 256
@@ -227,7 +215,7 @@ class Pipeline:
         """The same event with encodable values only, and what was done to get there."""
         cleaning = _Cleaning(self._sensitive, budget, fair)
         event = copy(event)
-        for name in _LABELS:
+        for name in codec.LABELS:
             setattr(event, name, cleaning.label(getattr(event, name), _LABEL_BOUND if fair else self._limit))
         event.event_type = event.event_type or "event"
         event.timestamp = cleaning.timestamp(event.timestamp)
@@ -252,9 +240,9 @@ class Pipeline:
         cleaning.cut += 1
         smaller.data, smaller.tags, smaller.extra, smaller.resource = {"<cut>": "<all>"}, [], {}, {}
         payload = codec.encode(smaller, content_type)
-        for kept in _KEPT_OF_LABELS:
+        for kept in _KEPT_OFcodec.LABELS:
             if len(payload) > self._limit:
-                for name in _LABELS:
+                for name in codec.LABELS:
                     setattr(smaller, name, getattr(smaller, name)[:kept])
                 payload = codec.encode(smaller, content_type)
         return smaller, payload, cleaning
