@@ -36,7 +36,8 @@ from streamll.sinks.rabbitmq import RabbitMQSink
 from streamll.sinks.redis import RedisSink
 from streamll.sinks.terminal import TerminalSink
 from streamll.testing.proxy import FaultProxy
-from streamll.wire.rabbitmq import WireEntry, decode_message
+from streamll.wire.entry import WireEntry
+from streamll.wire.rabbitmq import decode_message
 from streamll.wire.redis import decode_entry
 from tests.fixtures.rabbitmq import RabbitMQEndpoint, RabbitMQServer
 from tests.fixtures.redis import RedisEndpoint, RedisServer
@@ -215,6 +216,7 @@ class TerminalDestination(Destination):
         self._reading_end, writing_end = os.pipe()
         self.stream: IO[str] = os.fdopen(writing_end, "w", encoding="utf-8")
         self._text = bytearray()
+        self._taking = threading.Lock()
         self._reads = threading.Event()
         self._reads.set()
         self._ended = False
@@ -228,11 +230,16 @@ class TerminalDestination(Destination):
         while not self._ended:
             self._reads.wait()
             if select.select([self._reading_end], [], [], 0.01)[0] and self._reads.is_set():
+                self._take()
+
+    def _take(self) -> None:
+        """Take what is in the pipe."""
+        with self._taking:
+            while select.select([self._reading_end], [], [], 0)[0]:
                 self._text += os.read(self._reading_end, 65_536)
 
     def _lines(self) -> list[bytes]:
-        while select.select([self._reading_end], [], [], 0)[0]:
-            time.sleep(0.001)  # what is in the pipe is there; the thread has not got it yet
+        self._take()
         return [line for line in bytes(self._text).split(b"\n") if line]
 
     def stored(self) -> list[Stored]:
