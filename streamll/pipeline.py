@@ -36,7 +36,7 @@ WHOLE = 16
 _LABEL_BOUND = 1024
 """The longest label (id, name, operation) of an event that has to be cut, in characters."""
 
-_KEPT_OFcodec.LABELS = (32, 8)
+_KEPT_OF_LABELS = (32, 8)
 """Characters of a label that are left when nothing else is; eight of each always fit, six bytes for a character."""
 
 _ENVELOPE = 256
@@ -240,7 +240,7 @@ class Pipeline:
         cleaning.cut += 1
         smaller.data, smaller.tags, smaller.extra, smaller.resource = {"<cut>": "<all>"}, [], {}, {}
         payload = codec.encode(smaller, content_type)
-        for kept in _KEPT_OFcodec.LABELS:
+        for kept in _KEPT_OF_LABELS:
             if len(payload) > self._limit:
                 for name in codec.LABELS:
                     setattr(smaller, name, getattr(smaller, name)[:kept])

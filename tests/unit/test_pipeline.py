@@ -288,7 +288,7 @@ class TestEncode:
 
     @given(st.lists(anything, min_size=9, max_size=9), content_types)
     def test_labels_may_be_anything_and_become_strings(self, values: list[Any], content_type: str) -> None:
-        made = event(**dict(zip(module._LABELS, values, strict=True)))
+        made = event(**dict(zip(codec.LABELS, values, strict=True)))
         record = Pipeline().encode(made, content_type)
         decoded = codec.decode(record.payload)
         for name in ("event_type", "event_id", "operation", "module_name", "method_name", "level", "execution_id"):
@@ -429,7 +429,7 @@ class TestLimit:
         self, labels: list[str], data: dict[str, Any], more: int, content_type: str, limit: int, service: str
     ) -> None:
         pipeline = Pipeline(PipelineOptions(max_event_bytes=limit, service=service))
-        made = event(**dict(zip(module._LABELS, labels, strict=True)), data=data, tags=[data] * more)
+        made = event(**dict(zip(codec.LABELS, labels, strict=True)), data=data, tags=[data] * more)
         made.extra = {"extra": data} if more > 1 else {}
         made.resource = {"resource": data} if more > 2 else {}
         record = pipeline.encode(made, content_type)
@@ -443,7 +443,7 @@ class TestLimit:
     @pytest.mark.parametrize("character", ["x", "\x00", "é", "\U0001f600", '"', "\udc80"])
     @pytest.mark.parametrize("content_type", CONTENT_TYPES)
     def test_labels_of_any_characters_are_cut_to_the_least_limit(self, character: str, content_type: str) -> None:
-        made = event(**dict.fromkeys(module._LABELS, character * 5000), data={"k": character * 5000})
+        made = event(**dict.fromkeys(codec.LABELS, character * 5000), data={"k": character * 5000})
         record = Pipeline(PipelineOptions(max_event_bytes=KIB)).encode(made, content_type)
         assert len(record.payload) <= KIB
         decoded = codec.decode(record.payload)
