@@ -407,7 +407,18 @@ class TestTimestamp:
             datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=5))),
             datetime(2026, 1, 31, tzinfo=Zone()),
         ],
-        ids=repr,
+        ids=[
+            "int",
+            "low int",
+            "float",
+            "text",
+            "bool",
+            "first",
+            "last",
+            "last in UTC",
+            "before the first",
+            "foreign zone",
+        ],
     )
     def test_what_is_no_time_is_now(self, value: object) -> None:
         pipeline = Pipeline()
