@@ -5,13 +5,14 @@ sequence. What does not: what a batch is (delivery/batching.py), or sending (wor
 
 Any thread may call `put` at any moment, also one that is inside `put` already: a garbage collection or a signal handler
 may run the application's code in the middle of it. So the lock is reentrant, and a call that finds its own thread
-inside leaves its record on a side queue, which the call it interrupted accepts right after its own.
+inside leaves its record on a side queue, which the call it interrupted accepts right after its own work.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from threading import RLock
 from time import monotonic
 
@@ -58,7 +59,7 @@ class Buffer:
         self._on_evicted = on_evicted
         self._lock = RLock()
         self._busy = False
-        self._side: deque[Record] = deque()
+        self._side: deque[Record | str] = deque()  # records to accept, and reasons of refusals to count
         self._entries: deque[Entry] = deque()
         self._ledger = Ledger()
         self._bytes = 0  # buffered and in flight
@@ -85,18 +86,44 @@ class Buffer:
             if self._busy:
                 self._side.append(record)
                 return True
-            self._busy = True
+            accepted = self._enter(record, self._strategy)
+        return self._put_later(record) if accepted is None else accepted
+
+    def refuse(self, reason: str) -> None:
+        """Count an event that the sink did not take, for a reason of its own."""
+        with self._lock:
+            if self._busy:
+                self._side.append(reason)
+            else:
+                self._enter(None, reason)
+
+    def _enter(self, record: Record | None, how: str, outermost: bool = True) -> bool | None:
+        """Accept a record by a strategy, or count a refusal for a reason; then do the same for what came meanwhile.
+
+        The lock is held, and this thread is not inside already.
+        """
+        try:
             try:
-                accepted = self._put(record, self._strategy)
-                while self._side:
-                    # Nobody is there any more to wait or to be told, so these give way.
-                    self._put(self._side.popleft(), "drop_newest" if self._strategy != "drop_oldest" else "drop_oldest")
+                self._busy = True
+                return self._put(record, how) if record is not None else self._refuse(how)
             except BaseException:
                 self._repair()
                 raise
             finally:
                 self._busy = False
-        return self._put_later(record) if accepted is None else accepted
+        finally:
+            if outermost and self._side:
+                self._enter_side()
+
+    def _enter_side(self) -> None:
+        # Nobody is there any more to wait or to be told, so these give way.
+        strategy = self._strategy if self._strategy == "drop_oldest" else "drop_newest"
+        while self._side:
+            item = self._side.popleft()
+            if isinstance(item, str):
+                self._enter(None, item, outermost=False)
+            else:
+                self._enter(item, strategy, outermost=False)
 
     def _put(self, record: Record, strategy: str) -> bool | None:
         """Accept or refuse, and count it; or return None, uncounted, when there is no room and the caller decides."""
@@ -118,8 +145,8 @@ class Buffer:
         ledger.accepted = seq
         ledger.offered += 1
         if len(entries) >= self._wake_at:
-            self._wake_at = _NEVER
             self.activity.set()
+            self._wake_at = _NEVER
         return True
 
     def _is_full(self, size: int) -> bool:
@@ -148,31 +175,36 @@ class Buffer:
                 "raise buffer_size, or choose another buffer_overflow_strategy"
             )
         deadline = monotonic() + self._options.block_timeout
-        room = Wakeup()
-        told = True
-        while True:
-            if told:
-                self._waiting.append(room)
-            remaining = deadline - monotonic()
-            told = remaining > 0 and room.wait(min(remaining, _POLL))
-            with self._lock:
-                if self._busy:  # a signal handler interrupted a `put` of this thread: what it waits for cannot come
-                    self._side.append(record)
-                    return True
-                accepted = self._put(record, "block" if remaining > 0 else "drop_newest")
-            if accepted is not None:
-                return accepted
+        with self._waiter() as room:
+            while True:
+                remaining = deadline - monotonic()
+                if remaining > 0:
+                    room.wait(min(remaining, _POLL))
+                with self._lock:
+                    if self._busy:  # it interrupted a `put` of this thread: what it waits for cannot come
+                        self._side.append(record)
+                        return True
+                    accepted = self._enter(record, "block" if remaining > 0 else "drop_newest")
+                if accepted is not None:
+                    return accepted
 
-    def refuse(self, reason: str) -> None:
-        """Count an event that the sink did not take, for a reason of its own."""
+    @contextmanager
+    def _waiter(self) -> Iterator[Wakeup]:
+        """A flag that is set whenever something is settled, and forgotten afterwards, settled or not."""
+        waiter = Wakeup()
         with self._lock:
-            self._refuse(reason)
+            self._waiting.append(waiter)
+        try:
+            yield waiter
+        finally:
+            with self._lock:
+                self._waiting.remove(waiter)
 
     def _repair(self) -> None:
         """Ctrl-C, or another exception out of a signal handler, came between two steps of `put`: make the numbers hold.
 
         The interrupted call never happened, unless its event had its number already. At most one eviction is
-        uncounted, which is counted here.
+        uncounted, which is counted here; and the worker may not have been told.
         """
         ledger = self._ledger
         if self._entries and self._entries[-1].seq > ledger.accepted:
@@ -181,7 +213,10 @@ class Buffer:
         ledger.offered = ledger.accepted + sum(ledger.refused.values())
         balance = ledger.read(len(self._entries))
         known = balance.delivered + balance.dead_lettered + sum(balance.dropped.values()) + balance.buffered
-        ledger.drop(OVERFLOW, ledger.accepted - known - balance.in_flight)
+        evicted = ledger.accepted - known - balance.in_flight
+        if evicted:
+            ledger.drop(OVERFLOW, evicted)
+        self.activity.set()
 
     # What is to be seen
 
@@ -189,7 +224,12 @@ class Buffer:
         """Return the balance, consistent in itself; inside an interrupted `put`, the one before it."""
         with self._lock:
             if not self._busy:
-                self._reading = self._ledger.read(len(self._entries))
+                try:
+                    self._busy = True
+                    self._reading = self._ledger.read(len(self._entries))
+                finally:
+                    self._busy = False
+                    self._enter_side()
             return self._reading
 
     @property
@@ -208,15 +248,12 @@ class Buffer:
     def wait_settled(self, seq: int, timeout: float) -> bool:
         """Wait until the fate of every event up to a number is known; returns whether it is."""
         deadline = monotonic() + timeout
-        settled = Wakeup()
-        told = True
-        while not self._is_settled(seq):
-            remaining = deadline - monotonic()
-            if remaining <= 0:
-                return False
-            if told:
-                self._waiting.append(settled)
-            told = settled.wait(min(remaining, _POLL))
+        with self._waiter() as settled:
+            while not self._is_settled(seq):
+                remaining = deadline - monotonic()
+                if remaining <= 0:
+                    return False
+                settled.wait(min(remaining, _POLL))
         return True
 
     def _is_settled(self, seq: int) -> bool:
@@ -301,8 +338,8 @@ class Buffer:
         return True
 
     def _tell_waiting(self) -> None:
-        for waiting in [self._waiting.popleft() for _ in range(len(self._waiting))]:
-            waiting.set()
+        for waiter in tuple(self._waiting):
+            waiter.set()
 
     def close(self) -> None:
         """Accept nothing more."""
