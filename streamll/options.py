@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 KIB = 1024
 MIB = 1024 * 1024
+YEAR = 365 * 24 * 3600
 
 T = TypeVar("T", bound="OptionSet")
 
@@ -46,10 +47,12 @@ def option(
         doc: What it means, in a sentence.
         at_least: The lowest allowed number.
         above: The number that must be exceeded.
-        at_most: The highest allowed number.
+        at_most: The highest allowed number; a duration's is a year when none is given, since locks wait no longer.
         choices: The allowed words.
         unit: What a number counts: "s", "bytes", "events".
     """
+    if unit == "s" and at_most is None:
+        at_most = YEAR
     limits = {"at_least": at_least, "above": above, "at_most": at_most}
     metadata = {"doc": doc, "unit": unit, "choices": tuple(choices), **limits}
     return dataclasses.field(default=default, metadata=metadata)
@@ -77,7 +80,8 @@ def _allowed(field: dataclasses.Field[Any]) -> str:
 
 def _kind(field: dataclasses.Field[Any]) -> str:
     """The first word of the annotation: "bool", "int", "float", "str", or the name of another type."""
-    return str(field.type).split("|")[0].strip()
+    named = field.type.__name__ if isinstance(field.type, type) else str(field.type)
+    return named.split("|")[0].strip()
 
 
 def _is_optional(field: dataclasses.Field[Any]) -> bool:
@@ -85,7 +89,13 @@ def _is_optional(field: dataclasses.Field[Any]) -> bool:
 
 
 def _refuse(owner: str, field: dataclasses.Field[Any], value: object) -> ConfigurationError:
-    shown = repr(value) if isinstance(value, (str, int, float, bool, type(None))) else f"a {type(value).__name__}"
+    if isinstance(value, int) and value.bit_length() > 128:
+        shown = f"a number of {value.bit_length()} bits"  # Python does not write long ones
+    elif isinstance(value, (str, int, float, type(None))):
+        shown = repr(value)
+        shown = shown if len(shown) <= 100 else f"{shown[:100]}..."
+    else:
+        shown = f"a {type(value).__name__}"
     return ConfigurationError(f"{owner}option {field.name}={shown}: must be {_allowed(field)}")
 
 
@@ -95,11 +105,11 @@ def _read_scalar(owner: str, field: dataclasses.Field[Any], value: object) -> ob
     if _is_optional(field) and (value is None or (isinstance(value, str) and value.lower() in ("", "none"))):
         return None
     if kind == "bool":
-        word = value.lower() if isinstance(value, str) else value
-        if word is True or word in TRUE_WORDS:
-            return True
-        if word is False or word in FALSE_WORDS:
-            return False
+        if isinstance(value, str):
+            word = value.lower()
+            value = True if word in TRUE_WORDS else False if word in FALSE_WORDS else value
+        if isinstance(value, bool):
+            return value
         raise _refuse(owner, field, value)
     if kind in ("int", "float"):
         if isinstance(value, bool) or not isinstance(value, (int, float, str)):
@@ -108,7 +118,7 @@ def _read_scalar(owner: str, field: dataclasses.Field[Any], value: object) -> ob
             number = int(value) if kind == "int" else float(value)
         except (ValueError, OverflowError):
             raise _refuse(owner, field, value) from None
-        if not math.isfinite(number) or (kind == "int" and isinstance(value, float) and number != value):
+        if (isinstance(number, float) and not math.isfinite(number)) or (isinstance(value, float) and number != value):
             raise _refuse(owner, field, value)
         meta = field.metadata
         too_low = meta["at_least"] is not None and number < meta["at_least"]
