@@ -34,7 +34,7 @@ from streamll.delivery.machine import (
 )
 from streamll.delivery.outcome import BatchOutcome, Entry, Failure
 from streamll.errors import FatalError, UnavailableError
-from streamll.options import SinkOptions
+from streamll.options import YEAR, SinkOptions
 from streamll.runtime.buffer import OVERFLOW, Buffer
 from streamll.runtime.latency import Histogram
 from streamll.runtime.transport import Transport
@@ -162,7 +162,7 @@ class Worker:
         """
         seq = self.request_flush()
         if self._thread is None:
-            self._drive_inline(monotonic() + timeout)
+            self._drive_inline(monotonic() + min(timeout, YEAR))
             timeout = 0
         return self._buffer.wait_settled(seq, timeout)
 
@@ -180,7 +180,7 @@ class Worker:
         Called again, it may bring the deadline nearer, but not put it off.
         """
         self._buffer.close()
-        stop_by = monotonic() + timeout
+        stop_by = monotonic() + min(timeout, YEAR)  # a lock waits no longer
         self._stop_by = stop_by if self._stop_by is None else min(stop_by, self._stop_by)
         self._probe = True
         self._buffer.activity.set()

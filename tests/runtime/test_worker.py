@@ -341,3 +341,12 @@ def test_a_running_sink_that_nobody_holds_lives_until_it_is_stopped() -> None:
     gc.collect()
     (found,) = [thing for thing in gc.get_objects() if type(thing) is ScriptedSink and thing.name == "forgotten"]
     assert found.stop(PATIENCE).delivered == 1
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e18])
+def test_a_timeout_may_be_endless(timeout: float) -> None:
+    sink = ScriptedSink(ScriptedTransport(), **QUICK)
+    emit(sink, 3)
+    assert sink.flush(timeout)
+    emit(sink, 2)
+    assert sink.stop(timeout).delivered == 5
