@@ -229,13 +229,13 @@ class TerminalDestination(Destination):
     def _read(self) -> None:
         while not self._ended:
             self._reads.wait()
-            if select.select([self._reading_end], [], [], 0.01)[0] and self._reads.is_set():
-                self._take()
+            select.select([self._reading_end], [], [], 0.01)
+            self._take()
 
     def _take(self) -> None:
-        """Take what is in the pipe."""
+        """Take what is in the pipe, unless nobody looks."""
         with self._taking:
-            while select.select([self._reading_end], [], [], 0)[0]:
+            while self._reads.is_set() and select.select([self._reading_end], [], [], 0)[0]:
                 self._text += os.read(self._reading_end, 65_536)
 
     def _lines(self) -> list[bytes]:
@@ -260,8 +260,9 @@ class TerminalDestination(Destination):
     def stop_reading(self) -> None:
         """Nobody looks, and the pipe is full."""
         self._reads.clear()
-        while select.select([], [self.stream], [], 0)[1]:
-            os.write(self.stream.fileno(), b"\n" * select.PIPE_BUF)
+        with self._taking:
+            while select.select([], [self.stream], [], 0)[1]:
+                os.write(self.stream.fileno(), b"\n" * select.PIPE_BUF)
 
     def read_again(self) -> None:
         self._reads.set()

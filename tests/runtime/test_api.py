@@ -298,9 +298,10 @@ def test_emit_from_signal_handlers_finalisers_and_logging_handlers() -> None:
         counts[event_type] = counts.get(event_type, 0) + 1
     assert counts["main"] == 3000
     assert counts["log"] == 300
-    assert counts["died"] >= 2900
-    assert counts["signal"] > 0
     stats = streamll.stats()
+    # A collection may happen on the worker's thread too, where nothing becomes an event.
+    assert counts["died"] + stats.pipeline.muted >= 2900
+    assert counts["signal"] > 0
     assert stats.balanced
     assert stats.pipeline.internal_errors == 0
 
