@@ -1,4 +1,4 @@
-"""How long events take from emit to their confirmation, as a histogram with buckets of about 9 % width."""
+"""How long events take from emit to their confirmation, as a histogram with buckets 6 to 13 % wide."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from streamll.delivery.outcome import Entry
 
-_STEPS = 8  # buckets for each doubling: a value is known to within 1/8 of a doubling, 9 %
+_STEPS = 8  # buckets for each doubling, so that a bucket is at most an eighth wider than its lower end
 _SAMPLED = 32
 
 
@@ -15,7 +15,7 @@ _SAMPLED = 32
 class Latencies:
     """Quantiles of the time from emit to confirmed delivery, in seconds; None while nothing has been delivered.
 
-    They come from up to 32 events of each batch, evenly spaced and weighted, in buckets 9 % wide.
+    They come from up to 32 events of each batch, evenly spaced and weighted, in buckets 6 to 13 % wide, and are the upper ends of those.
     """
 
     p50: float | None = None
