@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from tests.contract.destinations import (
 )
 from tests.fixtures.process import ServerUnavailable, skip_or_fail
 from tests.fixtures.rabbitmq import RabbitMQServer
+from tests.fixtures.waiting import PATIENCE
 
 DESTINATIONS = ("memory", "file", "terminal", "sqlite", "redis", "rabbitmq")
 
@@ -36,8 +36,6 @@ SILENT_OUTAGES = ("redis-stalled", "redis-frozen", "rabbitmq-stalled", "rabbitmq
 CRASHES = ("redis-killed", "rabbitmq-killed")
 """A server that has to start again: for the tests that are about the outage itself."""
 
-PATIENCE = 30.0
-"""Seconds that a test waits for what takes a second at most: a bound against hanging, not a measure."""
 
 QUICK = {
     "flush_interval": 0.01,
@@ -49,16 +47,6 @@ QUICK = {
     "send_timeout": 0.4,
 }
 """Options under which an outage is noticed, and its end too, within a second or two."""
-
-
-def wait_until(condition: Callable[[], object], timeout: float = PATIENCE) -> bool:
-    """Whether it came true in time."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(0.005)
-    return True
 
 
 def make_event(n: int = 0, **fields: Any) -> StreamllEvent:

@@ -18,8 +18,9 @@ from streamll.options import PipelineOptions
 from streamll.pipeline import Pipeline
 from streamll.registry import make_sink
 from streamll.sinks.base import DeliveryReport, Sink
-from tests.contract.conftest import PATIENCE, BalanceWatch, emit, ids_at, make_event, marked, wait_until
+from tests.contract.conftest import BalanceWatch, emit, ids_at, make_event, marked
 from tests.contract.destinations import Destination
+from tests.fixtures.waiting import PATIENCE, wait_until
 
 Watch = Callable[[Sink], BalanceWatch]
 

@@ -21,8 +21,9 @@ import pytest
 from streamll.codec import decode
 from streamll.models import StreamllEvent
 from streamll.sinks.base import Sink
-from tests.contract.conftest import PATIENCE, QUICK, BalanceWatch, emit, ids_at, make_event, marked, wait_until
+from tests.contract.conftest import QUICK, BalanceWatch, emit, ids_at, make_event, marked
 from tests.contract.destinations import Destination, Outage
+from tests.fixtures.waiting import PATIENCE, wait_until
 
 Watch = Callable[[Sink], BalanceWatch]
 
@@ -243,7 +244,7 @@ def test_a_program_that_ends_delivers_what_it_emitted(destination: Destination) 
         [sys.executable, "-c", SCRIPT, destination.url()], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert [decode(stored.payload.strip()).data["n"] for stored in destination.stored()] == list(range(100))
+    assert [decode(stored.payload).data["n"] for stored in destination.stored()] == list(range(100))
 
 
 def test_a_subclass_of_the_event_is_one_too(destination: Destination) -> None:

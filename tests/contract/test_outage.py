@@ -18,8 +18,9 @@ import pytest
 from streamll.delivery.circuit import CircuitState
 from streamll.errors import BufferFullError
 from streamll.sinks.base import DeliveryReport, Sink
-from tests.contract.conftest import PATIENCE, QUICK, BalanceWatch, emit, ids_at, make_event, wait_until
+from tests.contract.conftest import QUICK, BalanceWatch, emit, ids_at, make_event
 from tests.contract.destinations import Outage
+from tests.fixtures.waiting import PATIENCE, wait_until
 
 Watch = Callable[[Sink], BalanceWatch]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +13,7 @@ import redis
 from streamll.models import StreamllEvent
 from tests.fixtures.rabbitmq import RabbitMQEndpoint
 from tests.fixtures.redis import RedisEndpoint, connect
+from tests.fixtures.waiting import wait_until
 
 
 class IntegrationTestBase:
@@ -35,12 +35,7 @@ class IntegrationTestBase:
     @staticmethod
     def wait_for_condition(condition: Callable[[], object], timeout: float = 10.0, interval: float = 0.02) -> bool:
         """Whether `condition` became true within `timeout` seconds; it is looked at every `interval` seconds."""
-        deadline = time.monotonic() + timeout
-        while not condition():
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(interval)
-        return True
+        return wait_until(condition, timeout, interval)
 
 
 def is_redis_available(url: str = "redis://localhost:6379/0") -> bool:

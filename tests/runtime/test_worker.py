@@ -19,8 +19,7 @@ from streamll.errors import FatalError, LifecycleError, UnavailableError
 from streamll.models import StreamllEvent
 from streamll.sinks.base import DeliveryReport, Sink
 from streamll.testing.scripted import DELIVERED, FATAL, REJECTED, UNAVAILABLE, Hang, ScriptedSink, ScriptedTransport
-
-PATIENCE = 30.0
+from tests.fixtures.waiting import PATIENCE, wait_until
 
 QUICK: dict[str, Any] = {
     "flush_interval": 3600.0,
@@ -39,15 +38,6 @@ def emit(sink: Sink, count: int) -> None:
 def numbers(batch: list[Entry]) -> list[int]:
     """The sequence numbers of a batch, dead letters negative."""
     return [-entry.seq if entry.dead_letter else entry.seq for entry in batch]
-
-
-def wait_until(condition: Any) -> bool:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.002)
-    return True
 
 
 def test_one_thread_drives_the_transport_and_closes_it_clean() -> None:

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ from streamll.errors import ConfigurationError, FatalError, UnavailableError
 from streamll.models import Record, StreamllEvent
 from streamll.sinks.base import DeliveryReport
 from streamll.sinks.file import FileOptions, FileSink, _FileTransport
+from tests.fixtures.waiting import PATIENCE, wait_until
 
-PATIENCE = 30.0
 ROOT = Path(__file__).resolve().parents[2]
 
 QUICK: dict[str, Any] = {
@@ -36,15 +36,6 @@ QUICK: dict[str, Any] = {
     "recovery_timeout": 0.05,
     "recovery_bound": 0.1,
 }
-
-
-def wait_until(condition: Callable[[], object]) -> bool:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.005)
-    return True
 
 
 def emit(sink: FileSink, first: int, last: int, **fields: Any) -> None:

@@ -27,6 +27,7 @@ from streamll.wire.redis import hash_slot
 from tests.fixtures.process import free_port
 from tests.fixtures.redis import SENTINEL_SERVICE, RedisSentinel, RedisServer
 from tests.fixtures.tls import TLSFiles
+from tests.fixtures.waiting import wait_until
 from tests.sinks.redis_tools import deliver, entries, numbers, opened, read, soon, stored, through, transport
 
 pytestmark = [pytest.mark.redis, pytest.mark.integration]
@@ -46,13 +47,6 @@ def way(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def server(own_redis: OwnRedis) -> RedisServer:
     return own_redis(repl_diskless_sync_delay="0")  # a replica need not wait for others that might come
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def follows(server: RedisServer) -> bool:
@@ -145,7 +139,7 @@ def test_tls_to_a_server_without_it(server: RedisServer) -> None:
 
 def test_replicas_must_have_a_batch(server: RedisServer, own_redis: OwnRedis, way: str) -> None:
     replica = own_redis(replicaof=f"127.0.0.1 {server.port}")
-    wait_until(lambda: follows(replica))
+    assert wait_until(lambda: follows(replica))
     sender = opened(server.url, fence=way, wait_replicas=1)
     deliver(sender, entries(1, 10))
     with replica.client() as client:
@@ -171,7 +165,7 @@ def test_what_replicas_have_is_not_known_when_their_answer_is_cut(
     server: RedisServer, own_redis: OwnRedis, way: str
 ) -> None:
     replica = own_redis(replicaof=f"127.0.0.1 {server.port}")
-    wait_until(lambda: follows(replica))
+    assert wait_until(lambda: follows(replica))
     with FaultProxy("127.0.0.1", server.port) as proxy:
         sender = opened(through(proxy), fence=way, wait_replicas=1)
         # So few that the ids which a transaction is answered with have the same length each time.
@@ -216,10 +210,10 @@ def test_the_node_of_the_stream_is_another_one(own_redis: OwnRedis) -> None:
     with one.client() as client, two.client() as other:
         own_id = other.execute_command("CLUSTER", "MYID").decode()
         client.execute_command("CLUSTER", "MEET", "127.0.0.1", two.port)
-        wait_until(lambda: own_id in str(client.execute_command("CLUSTER", "NODES")))
+        assert wait_until(lambda: own_id in str(client.execute_command("CLUSTER", "NODES")))
         for node in (other, client):
             node.execute_command("CLUSTER", "SETSLOT", hash_slot(b"events"), "NODE", own_id)
-        wait_until(lambda: "cluster_state:ok" in str(other.execute_command("CLUSTER", "INFO")))
+        assert wait_until(lambda: "cluster_state:ok" in str(other.execute_command("CLUSTER", "INFO")))
         sender = opened(one.url.replace("redis://", "redis+cluster://"))
         deliver(sender, entries(1, 20))
         assert stored(other) == numbers(1, 20)
@@ -247,10 +241,10 @@ def sentinel_url(*sentinels: RedisSentinel, service: str = SENTINEL_SERVICE) -> 
 
 def test_sentinels_and_a_failover(own_redis: OwnRedis, own_sentinel: OwnSentinel, server: RedisServer) -> None:
     replica = own_redis(replicaof=f"127.0.0.1 {server.port}")
-    wait_until(lambda: follows(replica))
+    assert wait_until(lambda: follows(replica))
     sentinel = own_sentinel(server, down_after=0.5)
     with sentinel.client() as client:
-        wait_until(lambda: bool(client.sentinel_slaves(SENTINEL_SERVICE)))
+        assert wait_until(lambda: bool(client.sentinel_slaves(SENTINEL_SERVICE)))
     sender = opened(sentinel_url(sentinel), wait_replicas=1)
     deliver(sender, entries(1, 50))
     sender.close(clean=False)

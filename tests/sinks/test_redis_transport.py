@@ -15,6 +15,7 @@ from streamll.errors import UnavailableError
 from streamll.testing.proxy import TO_CLIENT, TO_SERVER, FaultProxy
 from streamll.wire.redis import FENCE_TTL, fence_script_sha, keys_for
 from tests.fixtures.redis import RedisEndpoint, RedisServer
+from tests.fixtures.waiting import wait_until
 from tests.sinks.redis_tools import (
     PRODUCER,
     deliver,
@@ -347,10 +348,7 @@ def test_a_connection_that_ended_while_idle_is_noticed_before_it_is_used(server:
     sender._used -= 60.0  # a minute without an event
     assert sender.is_open
     server.restart()
-    deadline = time.monotonic() + 10.0
-    while sender.is_open:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    assert wait_until(lambda: not sender.is_open)
     outcome = sender.send(entries(11, 20), soon())
     assert (outcome.failure, outcome.sent) == (Failure.UNAVAILABLE, False)
     deliver(sender, entries(11, 20))
