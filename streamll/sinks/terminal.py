@@ -1,8 +1,9 @@
 """TerminalSink: a readable line for each event, on standard error or another stream.
 
 Where the stream has a file descriptor, lines are written straight to it, one at a time and only when it takes them. So
-a pipe that nobody reads, or a terminal stopped by Ctrl-S, never holds the worker beyond its deadline, and never holds a
-lock of the stream, which the interpreter would wait for at its exit.
+a pipe that nobody reads, or a terminal stopped by Ctrl-S, does not hold the worker beyond its deadline (unless another
+writer fills it at that very moment), and never holds a lock of the stream, which the interpreter would wait for at its
+exit.
 """
 
 from __future__ import annotations
@@ -209,15 +210,16 @@ class _TerminalTransport(Transport):
             stream.write(line.decode(self._encoding))
             stream.flush()
             return True
-        if stream.closed:  # its descriptor may be another file's by now
-            raise ValueError("is closed")
         if self._torn:
             line = b"\n" + line
         poll = select.poll()
         poll.register(self._descriptor, select.POLLOUT)
         while True:
             remaining = deadline - monotonic()
-            if poll.poll(max(0.0, min(remaining, _POLL)) * 1000):
+            takes = poll.poll(max(0.0, min(remaining, _POLL)) * 1000)
+            if stream.closed:  # its descriptor may be another file's by now
+                raise ValueError("is closed")
+            if takes:
                 try:
                     line = line[os.write(self._descriptor, line) :]
                 except BlockingIOError:  # somebody made it non-blocking, and there is room for a part only
