@@ -6,6 +6,7 @@ import os
 
 from hypothesis import HealthCheck, settings
 
+from tests.fixtures import coverage_lock
 from tests.fixtures.process import in_ci
 
 pytest_plugins = ["tests.fixtures.redis", "tests.fixtures.rabbitmq", "tests.fixtures.tls"]
@@ -17,3 +18,5 @@ settings.register_profile("default", max_examples=200, deadline=None, suppress_h
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True)
 settings.register_profile("thorough", settings.get_profile("default"), max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if in_ci() else "default"))
+
+coverage_lock.install()
