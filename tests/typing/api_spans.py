@@ -12,6 +12,10 @@ from typing_extensions import assert_type
 
 import streamll
 
+# a misspelt name is an error, and a module of ours is known
+
+streamll.emitt("x")  # type: ignore[attr-defined]
+
 T = TypeVar("T")
 
 

@@ -269,6 +269,13 @@ print(*[name for name in {PUBLIC} if isinstance(getattr(streamll, name), ModuleT
             assert thing is getattr(sys.modules[f"streamll.{home}"], name)
             assert thing.__doc__
 
+    def test_modules_that_people_reach_through_the_package_need_no_import(self) -> None:
+        assert run("import streamll; print(streamll.testing.capture.__name__, streamll.consumers.__name__)") == [
+            "capture",
+            "streamll.consumers",
+        ]
+        assert {name for name in dir(streamll) if not name.startswith("__")} - set(PUBLIC) == {"consumers", "testing"}
+
     def test_others_are_an_attribute_error(self) -> None:
         with pytest.raises(AttributeError, match="module 'streamll' has no attribute 'emitt'"):
-            streamll.emitt  # noqa: B018  # that it raises is the point
+            streamll.emitt  # type: ignore[attr-defined]  # noqa: B018  # that it raises is the point
