@@ -485,6 +485,15 @@ def _share(deadline: float, among: int) -> float:
     return now + max(0.0, deadline - now) / among
 
 
+def import_client() -> None:
+    """Import all that a connection needs, also what redis-py and Python's sockets import late."""
+    import encodings.idna  # noqa: F401  # for a host's name
+
+    from redis import ConnectionPool
+
+    ConnectionPool().make_connection()  # which connects to nothing, but reads redis-py's version
+
+
 def _connect(base: type[Any], settings: dict[str, Any], deadline: float, tap: Tap) -> RedisConnection:
     """Open one connection: connect, TLS, log in, choose the database."""
     from redis.backoff import NoBackoff

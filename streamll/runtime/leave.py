@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
+import sys
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -30,10 +32,13 @@ class Stoppable(Protocol):
 # Not weak references: a sink that nobody holds any more has events to deliver all the same.
 _running: set[Stoppable] = set()
 
+_told_multiprocessing = 0  # the process that did it
+
 
 def stop_at_exit(sink: Stoppable) -> None:
     """Drain this sink at the interpreter's exit, unless it is forgotten before; it lives until then."""
     _running.add(sink)
+    _leave_with_multiprocessing()
 
 
 def forget(sink: Stoppable) -> None:
@@ -51,6 +56,18 @@ def stop_together(timeouts: Mapping[Stoppable, float]) -> None:
         sink.begin_stop(timeout)
     for sink in timeouts:
         sink.finish_stop()
+
+
+def _leave_with_multiprocessing() -> None:
+    """A child that multiprocessing forked runs its finalizers at its end, and then no atexit function: it ends by _exit."""
+    global _told_multiprocessing
+    process = sys.modules.get("multiprocessing.process")
+    if process is None or process.parent_process() is None or _told_multiprocessing == os.getpid():
+        return
+    from multiprocessing.util import Finalize  # every such child has it already
+
+    Finalize(None, _leave, exitpriority=-1000)  # behind all others, which may emit
+    _told_multiprocessing = os.getpid()
 
 
 @atexit.register

@@ -16,6 +16,7 @@ from streamll.brokers.rabbitmq_errors import ACCESS_REFUSED, NOT_FOUND, Refused,
 from streamll.brokers.rabbitmq_url import Address
 from streamll.delivery.outcome import BatchOutcome, Entry, Failure
 from streamll.errors import FatalError, TransportError, UnavailableError
+from streamll.runtime.fork import whole_import
 from streamll.sinks.rabbitmq_confirms import Confirms
 from streamll.sinks.rabbitmq_options import RabbitMQOptions
 from streamll.wire.rabbitmq import Encoder, RoutingKey, message_id
@@ -77,7 +78,8 @@ class RabbitMQTransport:
                 be declared.
         """
         self._drop(clean=False)
-        from streamll.brokers.rabbitmq_connection import Connection
+        with whole_import():
+            from streamll.brokers.rabbitmq_connection import Connection
 
         options = self._options
         link = self._link = Connection(

@@ -10,10 +10,11 @@ import os
 import time
 from collections.abc import Sequence
 
-from streamll.brokers.redis_connection import Dialer, RedisConnection, Tap
+from streamll.brokers.redis_connection import Dialer, RedisConnection, Tap, import_client
 from streamll.brokers.redis_errors import NOT_PERMITTED, trouble_of
 from streamll.delivery.outcome import BatchOutcome, Entry, Failure
 from streamll.errors import TransportError
+from streamll.runtime.fork import whole_import
 from streamll.sinks.redis_fence import Fence, Progress, ScriptFence, Target, TransactionFence
 from streamll.sinks.redis_options import RedisOptions
 from streamll.wire.redis import FENCE_TTL, STOPPED_FENCE_TTL, Argument, Keys, Trim
@@ -72,6 +73,8 @@ class RedisTransport:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+        with whole_import():
+            import_client()
         try:
             connection = self._dialer.connect(deadline, self._tap)
             self._greet(connection, deadline)

@@ -148,3 +148,30 @@ sys.exit(os.waitstatus_to_exitcode(status))
     code, _, err, _ = run(script, f"{redis_server.url}?stream={cleanup_stream}", "-W", "ignore::DeprecationWarning")
     assert (code, err) == (0, "")
     assert sorted(numbers(redis_client, cleanup_stream)) == list(range(200))
+
+
+@pytest.mark.parametrize("pool", [False, True], ids=["Process", "ProcessPoolExecutor"])
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+def test_children_of_multiprocessing_deliver_at_their_end(
+    redis_server: RedisEndpoint, redis_client: redis.Redis, cleanup_stream: str, pool: bool
+) -> None:
+    script = """
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+def work(i):
+    streamll.emit("tick", data={"i": i})
+fork = multiprocessing.get_context("fork")
+emit(10)
+if POOL:
+    with ProcessPoolExecutor(2, mp_context=fork) as pool:
+        list(pool.map(work, range(10, 20)))
+else:
+    for i in range(10, 20):
+        process = fork.Process(target=work, args=(i,))
+        process.start()
+        process.join()
+"""
+    url = f"{redis_server.url}?stream={cleanup_stream}"
+    code, _, err, _ = run(script.replace("POOL", str(pool)), url, "-W", "ignore::DeprecationWarning")
+    assert (code, err) == (0, "")
+    assert sorted(numbers(redis_client, cleanup_stream)) == list(range(20))
