@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from streamll.errors import BufferFullError, ConfigurationError
 from streamll.hub import hub
-from streamll.options import FALSE_WORDS, TRUE_WORDS, BeforeSend, PipelineOptions, SinkOptions
+from streamll.options import FALSE_WORDS, TRUE_WORDS, BeforeSend, PipelineOptions, SinkOptions, unknown_option
 from streamll.pipeline import Pipeline, PipelineStats
 from streamll.runtime.executor import in_executor
 from streamll.runtime.leave import stop_together
@@ -101,18 +101,19 @@ _said_unconfigured = False
 def configure(
     sinks: Iterable[str | Sink] | str | None = None,
     *,
-    before_send: Iterable[BeforeSend] = (),
+    before_send: Iterable[BeforeSend] | BeforeSend = (),
     enabled: bool | None = None,
     environ: Mapping[str, str] | None = None,
     **options: Any,
 ) -> None:
     """Say where the process's events go. It returns at once: connections are made by the sinks' own threads.
 
-    Called again, it builds the new sinks, sends events to them from then on, and then drains the old ones.
+    Called again, it builds the new sinks, sends events to them from then on, and then drains the old ones, which may take
+    their stop_timeout.
 
     Args:
         sinks: URLs or sinks. Default: the URLs in STREAMLL_SINKS, separated by commas.
-        before_send: Functions from event to event, or to None to drop it; in order, before redaction.
+        before_send: Functions (or one) from event to event, or to None to drop it; in order, before redaction.
         enabled: False turns everything into a no-op. Default: STREAMLL_ENABLED, else true.
         environ: The environment to read; default: that of the process.
         **options: Options of the pipeline, and of every sink that is given as a URL which does not set them itself. Each
@@ -127,14 +128,13 @@ def configure(
         _log_to_stderr()
     if enabled is None:
         enabled = not env.get("STREAMLL_ENABLED") or _is_set(env, "STREAMLL_ENABLED")
-    before = list(before_send)
+    before = list(before_send) if isinstance(before_send, Iterable) else [before_send]
     for function in before:
         if not callable(function):
-            raise ConfigurationError(f"before_send: must be functions, not a {type(function).__name__}")
+            raise ConfigurationError(f"before_send: must be functions, not {type(function).__name__}")
     unknown = [name for name in options if name not in (*PipelineOptions.names(), *SinkOptions.names())]
     if unknown:
-        allowed = ", ".join(sorted({*PipelineOptions.names(), *SinkOptions.names()}))
-        raise ConfigurationError(f"unknown option {unknown[0]!r}; the options are: {allowed}")
+        raise unknown_option("", unknown[0], {*PipelineOptions.names(), *SinkOptions.names()})
     given = {**PipelineOptions.from_env(env), **SinkOptions.from_env(env), **options}
     pipeline = Pipeline(_only(PipelineOptions, given), before, env)
     shared = _only(SinkOptions, given)  # validated even when no sink uses them
@@ -150,6 +150,7 @@ def configure(
             hub.fill(_route.dispatch)
         else:
             hub.empty()
+    log.debug("configured: %s", ", ".join(f"{sink.name} = {sink.destination}" for sink in made) or "no sinks")
     if old is not None:
         kept = set(made)
         stop_together({sink: sink.options.stop_timeout for sink in old.sinks if sink not in kept})
@@ -300,7 +301,9 @@ def _make_sinks(
         elif isinstance(given, Sink):
             sink = given
         else:
-            raise ConfigurationError(f"sinks: must be URLs or sinks, not a {type(given).__name__}")
+            raise ConfigurationError(f"sinks: must be URLs or sinks, not {type(given).__name__}")
+        if sink in made:
+            raise ConfigurationError(f"sinks: {sink!r} is given twice")
         base, n = sink.name, 1
         while sink.name in names:
             n += 1

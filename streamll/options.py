@@ -99,6 +99,16 @@ def _refuse(owner: str, field: dataclasses.Field[Any], value: object) -> Configu
     return ConfigurationError(f"{owner}option {field.name}={shown}: must be {_allowed(field)}")
 
 
+def unknown_option(owner: str, name: str, known: Iterable[str]) -> ConfigurationError:
+    """Return the error for an option that does not exist: which one may have been meant, and which there are."""
+    from difflib import get_close_matches
+
+    names = sorted(known)
+    near = get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return ConfigurationError(f"{owner}unknown option {name!r}; {hint}the options are: {', '.join(names)}")
+
+
 def _read_scalar(owner: str, field: dataclasses.Field[Any], value: object) -> object:
     """Turn what a user gave, a word of a URL or a value of Python, into the option's type, or refuse it."""
     kind = _kind(field)
@@ -173,8 +183,7 @@ class OptionSet:
         """
         unknown = [name for name in values if name not in cls.names()]
         if unknown:
-            allowed = ", ".join(sorted({*cls.names(), *also}))
-            raise ConfigurationError(f"{cls.owner}unknown option {unknown[0]!r}; the options are: {allowed}")
+            raise unknown_option(cls.owner, unknown[0], {*cls.names(), *also})
         return cls(**values)
 
     @classmethod

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from streamll.errors import ConfigurationError
+from streamll.options import unknown_option
 
 SCHEMES = (
     "redis",
@@ -183,8 +184,7 @@ def _split_query(
         elif not name.isidentifier():  # it may be the end of a password
             raise ConfigurationError(f"url: the name of an option is not well formed; {_ESCAPES}")
         else:
-            names = ", ".join(sorted({*own, *allowed}))
-            raise ConfigurationError(f"url: unknown option {name!r}; the options are: {names}")
+            raise unknown_option("url: ", name, {*own, *allowed})
     return ours, client
 
 

@@ -28,7 +28,7 @@ import msgspec
 from streamll.consumers.base import BEGINNING, END, Consumer, ConsumerOptions
 from streamll.consumers.received import Received, read_event
 from streamll.errors import ConfigurationError, FatalError, UnavailableError
-from streamll.options import SinkOptions
+from streamll.options import SinkOptions, unknown_option
 from streamll.wire.file import PAYLOAD_BASE64, PRODUCER, REASON, SEQ
 
 logger = logging.getLogger("streamll.consumers")
@@ -92,8 +92,7 @@ def _read_path(path: str | os.PathLike[str]) -> tuple[Path, dict[str, str]]:
         if name in FileConsumerOptions.names():
             own[name] = value
         elif name not in SINK_OPTIONS and name not in SinkOptions.names():
-            allowed = ", ".join(sorted(FileConsumerOptions.names()))
-            raise ConfigurationError(f"file URL: unknown option {name!r}; the options are: {allowed}")
+            raise unknown_option("file URL: ", name, FileConsumerOptions.names())
     return Path(unquote(parts.path)), own
 
 

@@ -113,6 +113,9 @@ def test_sinks_of_one_kind_get_names_of_their_own() -> None:
     assert list(streamll.stats().sinks) == ["memory", "memory-2", "memory-3"]
 
 
+TWICE = MemorySink()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -123,7 +126,9 @@ def test_sinks_of_one_kind_get_names_of_their_own() -> None:
         ({"sinks": ["memory://?no_such_option=1"]}, ("no_such_option", "max_events")),
         ({"sinks": [5]}, ("sinks", "int")),
         ({"sinks": 5}, ("sinks", "list")),
+        ({"sinks": [TWICE, TWICE]}, ("sinks", "memory://", "twice")),
         ({"sinks": ["memory://"], "before_send": [3]}, ("before_send", "int")),
+        ({"sinks": ["memory://"], "before_send": 3}, ("before_send", "int")),
         ({"sinks": ["memory://"], "buffer_overflow_strategy": "spill"}, ("buffer_overflow_strategy", "drop_oldest")),
         ({"sinks": ["memory://"], "environ": {"STREAMLL_ENABLED": "perhaps"}}, ("STREAMLL_ENABLED", "perhaps")),
     ],
@@ -188,6 +193,8 @@ def test_before_send_changes_and_drops() -> None:
     assert types(sink) == ["other"]
     assert sink.events[0].data == {"n": 1, "marked": True}
     assert data == {"n": 1}
+    streamll.configure(sinks=[sink], before_send=drop_tokens, environ={})  # one needs no list
+    assert not streamll.emit("token")
     assert streamll.stats().pipeline.filtered == 1
 
 

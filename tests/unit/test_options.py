@@ -159,7 +159,7 @@ class TestReading:
         with pytest.raises(ConfigurationError) as caught:
             SinkOptions.from_mapping({"bufer_size": 5}, also=["stream"])
         message = str(caught.value)
-        assert message.startswith("sink unknown option 'bufer_size'; the options are: ")
+        assert message.startswith("sink unknown option 'bufer_size'; did you mean buffer_size? the options are: ")
         for name in (*SinkOptions.names(), "stream"):
             assert name in message
 
