@@ -36,6 +36,7 @@ from streamll.delivery.outcome import BatchOutcome, Entry, Failure
 from streamll.errors import FatalError, UnavailableError
 from streamll.options import YEAR, SinkOptions
 from streamll.runtime.buffer import OVERFLOW, Buffer
+from streamll.runtime.fork import whole_import
 from streamll.runtime.latency import Histogram
 from streamll.runtime.transport import Transport
 
@@ -53,6 +54,9 @@ _AFTER_DEFECT = 1.0
 DELIVERED = "delivered"
 DEAD_LETTERED = "dead_lettered"
 DROPPED = "dropped"
+
+# What is said once until a batch is delivered; everything else is said once and for all.
+_UNTIL_DELIVERED = frozenset({"open", "fatal", "defect"})
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class Worker:
         on_delivery: Callable[[DeliveryReport], None] | None = None,
         evicted: Any = None,
     ) -> None:
-        self._name = name
+        self.name = name
         self._buffer = buffer
         self._options = options
         self._make_transport = transport
@@ -146,7 +150,7 @@ class Worker:
 
     def start(self) -> bool:
         """Start the thread; returns False where no thread can be started any more (the interpreter shuts down)."""
-        thread = threading.Thread(target=self._run, name=f"streamll-{self._name}", daemon=True)
+        thread = threading.Thread(target=self._run, name=f"streamll-{self.name}", daemon=True)
         try:
             thread.start()
         except RuntimeError:
@@ -295,7 +299,8 @@ class Worker:
         self._sent_through = max(self._sent_through, entries[-1].seq)
         self.batches += 1
         if self._transport is None:
-            self._transport = self._make_transport()
+            with whole_import():
+                self._transport = self._make_transport()
         outcome = self._open(self._transport, until) or self._try(self._transport, entries, until)
         self._served_at = now = monotonic()
         state = self.circuit.state
@@ -309,6 +314,7 @@ class Worker:
             self.failed_batches += 1
             self._note_failure(outcome, state)
         self.latency.add_batch(settlement.delivered, monotonic_ns())
+        log.debug("sink %s: %d of %d events delivered", self.name, len(settlement.delivered), len(entries))
         self._settle(settlement)
 
     def _open(self, transport: Transport, until: float | None) -> BatchOutcome | None:
@@ -342,6 +348,7 @@ class Worker:
         if settlement.count:
             if not self._buffer.settle(settlement, self._machine.floor):
                 settlement = settlement.as_dropped(UNCONFIRMED)  # as which it was counted when it was given up
+            self._say_losses(settlement)
             self._report(settlement)
         self._report_evicted()
 
@@ -375,7 +382,8 @@ class Worker:
         if self._delays is None:
             wait = self._wait
             if wait is None:
-                from tenacity import wait_random_exponential  # imported where first needed: it costs 20 ms
+                with whole_import():  # where it is first needed: it costs 20 ms
+                    from tenacity import wait_random_exponential
 
                 wait = wait_random_exponential(multiplier=self._options.retry_base, max=self._options.retry_bound)
             self._delays = delays(wait)
@@ -384,9 +392,9 @@ class Worker:
     # What is told
 
     def _note_success(self) -> None:
-        if self._said - {"lost"}:
-            self._said &= {"lost"}
-            log.warning("sink %s: delivering again", self._name)
+        if self._said & _UNTIL_DELIVERED:
+            self._said -= _UNTIL_DELIVERED
+            log.warning("sink %s: delivering again", self.name)
 
     def _note_failure(self, outcome: BatchOutcome, before: CircuitState) -> None:
         self.last_error = outcome.error
@@ -394,13 +402,23 @@ class Worker:
             self._say("fatal", f"{outcome.error}; events are kept, and it is tried again slowly")
         elif outcome.failure is Failure.UNAVAILABLE and self.circuit.state is CircuitState.OPEN is not before:
             self._say("open", f"the circuit is open: {outcome.error}; events are kept as the buffer allows")
-        log.debug("sink %s: batch failed: %s", self._name, outcome.error)
+        log.debug("sink %s: batch failed: %s", self.name, outcome.error)
+
+    def _say_losses(self, settlement: Settlement) -> None:
+        """Nobody may be looking at the numbers, so the first of each kind is said aloud."""
+        for entry in settlement.dead_lettered[:1]:
+            self._say(
+                "dead letter", f"an event became a dead letter: {entry.dead_letter}; further ones are only counted"
+            )
+        for _, reason in settlement.dropped[:1]:
+            if reason not in (SHUTDOWN, UNCONFIRMED):  # which the end of the program says
+                self._say(f"dropped {reason}", f"an event was dropped: {reason}; further ones are only counted")
 
     def _say(self, topic: str, message: str) -> None:
-        """Log a lasting condition once, until it is over."""
+        """Log a condition once, until it is over if it can be."""
         if topic not in self._said:
             self._said.add(topic)
-            log.warning("sink %s: %s", self._name, message)
+            log.warning("sink %s: %s", self.name, message)
 
     def _defect(self, error: Exception) -> None:
         """Something in the worker itself is wrong: no event is lost for it, and the host does not notice."""
@@ -408,7 +426,7 @@ class Worker:
         # Only its kind: the text of an error that nobody foresaw may hold a credential.
         self.last_error = f"internal error: {type(error).__name__}"
         self._say("defect", f"{self.last_error}; please report it")
-        log.debug("sink %s: internal error", self._name, exc_info=error)
+        log.debug("sink %s: internal error", self.name, exc_info=error)
         self._close_transport(clean=False)
 
     def _report(self, settlement: Settlement) -> None:

@@ -28,7 +28,7 @@ from streamll.delivery.outcome import Entry
 from streamll.errors import ConfigurationError, LifecycleError
 from streamll.ids import new_producer_id
 from streamll.models import Record, StreamllEvent
-from streamll.options import EventFilter, OptionSet, SinkOptions
+from streamll.options import EventFilter, OptionSet, SinkOptions, unknown_option
 from streamll.pipeline import Pipeline
 from streamll.runtime.buffer import Buffer
 from streamll.runtime.executor import in_executor
@@ -163,7 +163,7 @@ class Sink:
         for label, function in (("event_filter", event_filter), ("on_delivery", on_delivery)):
             if function is not None and not callable(function):
                 raise ConfigurationError(f"sink option {label}: must be callable, not a {type(function).__name__}")
-        self.name = name or self.scheme
+        self._name = name or self.scheme
         self.destination = destination
         self.options = options
         self.content_type = CONTENT_TYPES[options.encoding]
@@ -221,8 +221,7 @@ class Sink:
         found: dict[str, str] = {}
         for name, value in parse_qsl(query, keep_blank_values=True):
             if name not in allowed:
-                known = ", ".join(sorted(allowed))
-                raise ConfigurationError(f"{cls.scheme} URL: unknown option {name!r}; the options are: {known}")
+                raise unknown_option(f"{cls.scheme} URL: ", name, allowed)
             if name in found:
                 raise ConfigurationError(f"{cls.scheme} URL: the option {name} is given twice")
             found[name] = value
@@ -247,6 +246,15 @@ class Sink:
         return [Finding("ok", f"{cls.__name__} has nothing to check")]
 
     # What users call
+
+    @property
+    def name(self) -> str:
+        """The sink's name in stats and logs."""
+        return self._name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self._name = self._worker.name = name
 
     @property
     def pipeline(self) -> Pipeline:

@@ -340,3 +340,48 @@ def test_a_timeout_may_be_endless(timeout: float) -> None:
     assert sink.flush(timeout)
     emit(sink, 2)
     assert sink.stop(timeout).delivered == 5
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "streamll"]
+
+
+def test_the_first_dead_letter_and_the_first_loss_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "streamll")
+    script = [BatchOutcome(rejected={0: "no queue"}), DELIVERED] * 3
+    sink = ScriptedSink(ScriptedTransport(script), **QUICK, name="said")
+    for _ in range(3):
+        emit(sink, 1)
+        assert sink.flush(PATIENCE)
+    assert sink.stop(PATIENCE).dead_lettered == 3
+    assert said(caplog) == ["sink said: an event became a dead letter: no queue; further ones are only counted"]
+    caplog.clear()
+    sink = ScriptedSink(ScriptedTransport([BatchOutcome(rejected={0: "no", 1: "no"})]), **QUICK, dead_letter=False)
+    emit(sink, 2)
+    assert sink.stop(PATIENCE).dropped == {"rejected": 2}
+    assert said(caplog) == ["sink scripted: an event was dropped: rejected; further ones are only counted"]
+
+
+def test_a_callback_that_raises_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "streamll")
+
+    def broken(report: DeliveryReport) -> None:
+        raise RuntimeError("the callback is broken")
+
+    sink = ScriptedSink(ScriptedTransport(), **QUICK, on_delivery=broken)
+    for _ in range(3):
+        emit(sink, 1)
+        assert sink.flush(PATIENCE)
+    assert sink.stop(PATIENCE).callback_errors == 3
+    assert said(caplog) == ["sink scripted: an on_delivery callback raised RuntimeError; it goes on"]
+
+
+def test_a_sink_that_is_renamed_speaks_under_its_new_name(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "streamll")
+    transport = ScriptedTransport([FATAL, DELIVERED])
+    sink = ScriptedSink(transport, **QUICK)
+    sink.name = "second"
+    emit(sink, 1)
+    assert sink.stop(PATIENCE).name == "second"
+    assert transport.threads == {"streamll-second"}
+    assert [text.partition(":")[0] for text in said(caplog)] == ["sink second", "sink second"]
