@@ -16,7 +16,7 @@ from streamll.delivery.outcome import Entry
 from streamll.errors import BufferFullError
 from streamll.options import OVERFLOW_STRATEGIES, SinkOptions
 from streamll.runtime.buffer import Buffer
-from tests.unit.deliveries import record, seqs
+from tests.unit.deliveries import record, seqs, untraced
 
 PATIENCE = 30.0
 
@@ -100,7 +100,7 @@ class TestBlock:
             until_waiting(held, 1)
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
-        with in_thread(interrupt), pytest.raises(KeyboardInterrupt):
+        with in_thread(interrupt), pytest.raises(KeyboardInterrupt), untraced():
             held.put(record())
         assert held.read().offered == 2
         assert not held._waiting

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from streamll.delivery.outcome import Entry
 from streamll.models import Record
@@ -20,6 +22,17 @@ def entry(seq: int, *, created: int = 0, poison: str = "", size: int = 1) -> Ent
 
 def entries(*seqs: int) -> list[Entry]:
     return [entry(seq) for seq in seqs]
+
+
+@contextmanager
+def untraced() -> Iterator[None]:
+    """A block in which a signal handler may raise: in the middle of a coverage tool it would leave its lock locked."""
+    before = sys.gettrace()
+    sys.settrace(None)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
 
 
 def seqs(of: Sequence[Entry] | Sequence[tuple[Entry, str]]) -> list[int]:

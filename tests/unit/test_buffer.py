@@ -27,7 +27,7 @@ from streamll.options import KIB, OVERFLOW_STRATEGIES, SinkOptions
 from streamll.pipeline import Pipeline
 from streamll.runtime import buffer as module
 from streamll.runtime.buffer import ENTRY_OVERHEAD, Buffer, size_of
-from tests.unit.deliveries import record, seqs
+from tests.unit.deliveries import record, seqs, untraced
 
 
 def buffer(strategy: str = "drop_oldest", *, events: int = 4, room: int | None = None, **options: Any) -> Buffer:
@@ -582,9 +582,10 @@ class TestReentry:
         try:
             for _ in range(20):
                 try:
-                    signal.setitimer(signal.ITIMER_VIRTUAL, 0.0001)
-                    for _ in range(10_000_000):
-                        held.put(record())
+                    with untraced():
+                        signal.setitimer(signal.ITIMER_VIRTUAL, 0.0001)
+                        for _ in range(10_000_000):
+                            held.put(record())
                 except KeyboardInterrupt:
                     interrupted += 1
                 check(held)
