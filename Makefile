@@ -5,7 +5,7 @@
 #   JOBS=4              test processes (default: one a processor)
 
 PYTHON ?= python3
-VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
+VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(shell "$(PYTHON)" -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
 JOBS ?= auto
 SINK ?=
 ARGS ?=

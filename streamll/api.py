@@ -34,6 +34,8 @@ log = logging.getLogger("streamll")
 # A comma also stands between the hosts of one URL, so only one with a scheme behind it separates two.
 _BETWEEN_URLS = re.compile(r"\s*,\s*(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 
+_OTHER_VARIABLES = {"STREAMLL_SINKS", "STREAMLL_ENABLED", "STREAMLL_DEBUG"}
+
 
 @dataclass(frozen=True)
 class Stats:
@@ -51,6 +53,9 @@ class Stats:
     def balanced(self) -> bool:
         """Whether, in every sink, each event that was offered is in exactly one counted place."""
         return all(sink.balanced for sink in self.sinks.values())
+
+    def __str__(self) -> str:
+        return "\n".join(str(sink) for sink in self.sinks.values()) or "no sink"
 
 
 class Route:
@@ -135,7 +140,7 @@ def configure(
     unknown = [name for name in options if name not in (*PipelineOptions.names(), *SinkOptions.names())]
     if unknown:
         raise unknown_option("", unknown[0], {*PipelineOptions.names(), *SinkOptions.names()})
-    given = {**PipelineOptions.from_env(env), **SinkOptions.from_env(env), **options}
+    given = {**_read_environment(env), **options}
     pipeline = Pipeline(_only(PipelineOptions, given), before, env)
     shared = _only(SinkOptions, given)  # validated even when no sink uses them
     made = _make_sinks(sinks, env, {name: given[name] for name in shared.names() if name in given}) if enabled else []
@@ -153,14 +158,17 @@ def configure(
     log.debug("configured: %s", ", ".join(f"{sink.name} = {sink.destination}" for sink in made) or "no sinks")
     if old is not None:
         kept = set(made)
-        stop_together({sink: sink.options.stop_timeout for sink in old.sinks if sink not in kept})
+        left = [sink for sink in old.sinks if sink not in kept]
+        stop_together({sink: sink.options.stop_timeout for sink in left})
+        for sink in left:
+            sink.say_what_is_lost()  # its numbers are in no `stats()` any more
 
 
 def emit(
     event_type: str,
+    data: Any = None,
     *,
     operation: str = "",
-    data: Any = None,
     level: str = "",
     tags: list[Any] | dict[str, Any] | None = None,
     module_name: str = "",
@@ -270,6 +278,20 @@ def shutdown(timeout: float | None = None) -> Stats:
 async def ashutdown(timeout: float | None = None) -> Stats:
     """`shutdown` without blocking the event loop."""
     return await in_executor(partial(shutdown, timeout))
+
+
+def _read_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """The options that the environment sets, each of which must be right by itself, so that an error names its place."""
+    found = {**PipelineOptions.from_env(env), **SinkOptions.from_env(env)}
+    for name, value in found.items():
+        try:
+            _only(PipelineOptions if name in PipelineOptions.names() else SinkOptions, {name: value})
+        except ConfigurationError as error:
+            raise ConfigurationError(f"STREAMLL_{name.upper()}: {error}") from None
+    known = {f"STREAMLL_{name.upper()}" for name in found} | _OTHER_VARIABLES
+    for name in sorted(name for name in env if name.startswith("STREAMLL_") and name not in known):
+        log.warning("%s is set, but there is no such setting; docs/options.md lists them", name)
+    return found
 
 
 def _only(kind: type[Any], given: Mapping[str, Any]) -> Any:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextvars import Token
 from time import perf_counter_ns, time_ns
 from types import CodeType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from streamll.context import SCOPE, Scope, current, leave
 from streamll.hub import hub
@@ -185,6 +185,14 @@ class Span:
             event.span_id = scope.span_id
             event.parent_span_id = scope.parent_span_id
         hand_over(event)
+
+    def __call__(self, *_: object) -> NoReturn:
+        """Refuse to be a decorator: one span is one stretch of time, and a function may be called again.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError("a span is no decorator; write @streamll.trace(...)")
 
     def __enter__(self) -> Self:
         if hub.active and self._token is None:

@@ -248,8 +248,11 @@ class _Walk:
         if not known:
             self.stand_ins += 1
             return self.text(f"{plain.isoformat()} <{_name_of(type(zone))}>")
-        if zone is not None and year in (MINYEAR, MAXYEAR):  # in UTC it may be in a year that there is not
-            return self.text(plain.isoformat())
+        if zone is not None and year in (MINYEAR, MAXYEAR):
+            try:
+                plain.astimezone(timezone.utc)
+            except OverflowError:  # in UTC it is in a year that there is not
+                return self.text(plain.isoformat())
         return plain
 
     def clock(self, value: time) -> str:

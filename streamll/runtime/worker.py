@@ -35,7 +35,7 @@ from streamll.delivery.machine import (
 from streamll.delivery.outcome import BatchOutcome, Entry, Failure
 from streamll.errors import FatalError, UnavailableError
 from streamll.options import YEAR, SinkOptions
-from streamll.runtime.buffer import OVERFLOW, Buffer
+from streamll.runtime.buffer import BUFFER_FULL, OVERFLOW, Buffer
 from streamll.runtime.fork import whole_import
 from streamll.runtime.latency import Histogram
 from streamll.runtime.transport import Transport
@@ -243,6 +243,8 @@ class Worker:
         if (self._stop_by is not None or until is not None) and len(self._buffer) == 0:
             return False
         now = monotonic()
+        if OVERFLOW not in self._said:
+            self._say_overflow()
         if self._probe:
             self._probe = False
             self._machine.probe_now(now)
@@ -413,6 +415,14 @@ class Worker:
         for _, reason in settlement.dropped[:1]:
             if reason not in (SHUTDOWN, UNCONFIRMED):  # which the end of the program says
                 self._say(f"dropped {reason}", f"an event was dropped: {reason}; further ones are only counted")
+
+    def _say_overflow(self) -> None:
+        balance = self._buffer.read()
+        lost = balance.dropped.get(OVERFLOW, 0) + balance.refused.get(BUFFER_FULL, 0)
+        if lost:
+            self._say(
+                OVERFLOW, f"the buffer is full: {lost} events have been lost so far; further ones are only counted"
+            )
 
     def _say(self, topic: str, message: str) -> None:
         """Log a condition once, until it is over if it can be."""

@@ -12,10 +12,11 @@ import concurrent.futures.thread  # noqa: F401
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qsl
 
@@ -82,7 +83,7 @@ class SinkStats(Balance):
         failed_batches: Those of them, and those for which no connection could be had, that were not delivered whole.
         retries: Times that a batch, or what was left of one, had to be sent again.
         circuit: "closed", "open" or "half_open".
-        circuit_history: The last changes of it, oldest first, in monotonic seconds.
+        circuit_history: The last changes of it, oldest first, in seconds since the epoch.
         latency: From emit to confirmed delivery, in seconds.
         lost_after_ack: Events, at most, that the server has lost after it had acknowledged them.
         callback_errors: Times that an on_delivery callback or an event filter raised.
@@ -105,6 +106,25 @@ class SinkStats(Balance):
     callback_errors: int = 0
     defects: int = 0
     last_error: str = ""
+
+    def __str__(self) -> str:
+        waiting = self.buffered + self.in_flight + self.spooled
+        counts = {"delivered": self.delivered, "waiting": waiting, "dead-lettered": self.dead_lettered}
+        counts |= {f"dropped ({reason})": n for reason, n in self.dropped.items()}
+        counts |= {f"refused ({reason})": n for reason, n in self.refused.items()}
+        counts["lost after acknowledgement"] = self.lost_after_ack
+        said = [f"{n} {what}" for what, n in counts.items() if n or what == "delivered"]
+        said.append(f"circuit {self.circuit}")
+        if self.last_error:
+            said.append(f"last error: {self.last_error}")
+        balance = "" if self.balanced else " (DOES NOT BALANCE)"
+        return f"{self.name} to {self.destination}: {', '.join(said)}{balance}"
+
+
+def _by_the_clock(history: Iterable[CircuitChange]) -> tuple[CircuitChange, ...]:
+    """Changes of the circuit, noted in monotonic seconds, as a person reads time."""
+    since = time() - monotonic()
+    return tuple(replace(change, at=change.at + since) for change in history)
 
 
 class EventQueue:
@@ -388,7 +408,7 @@ class Sink:
             failed_batches=worker.failed_batches,
             retries=worker.retries,
             circuit=worker.circuit.state.value,
-            circuit_history=tuple(worker.circuit.history.copy()),
+            circuit_history=_by_the_clock(worker.circuit.history.copy()),
             latency=worker.latency.read(),
             lost_after_ack=worker.lost_after_ack,
             callback_errors=worker.callback_errors + self._filter_errors,
@@ -451,10 +471,9 @@ class Sink:
     def say_what_is_lost(self) -> None:
         """Say in one line what could not be delivered, if anything."""
         dropped = self._buffer.read().dropped
-        lost = {reason: dropped[reason] for reason in ("shutdown", "unconfirmed") if dropped.get(reason)}
-        if lost:
-            counts = ", ".join(f"{n} {reason}" for reason, n in lost.items())
-            log.warning("sink %s: the program ended before all events were delivered: %s", self.name, counts)
+        if dropped:
+            counts = ", ".join(f"{n} {reason}" for reason, n in sorted(dropped.items()))
+            log.warning("sink %s: stopped before all of its events were delivered: %s", self.name, counts)
 
     def after_fork_in_child(self) -> None:
         """Be a new sink in a forked child; what the parent had buffered stays the parent's."""

@@ -19,6 +19,7 @@ from streamll import api
 from streamll.models import StreamllEvent
 from streamll.sinks.memory import MemorySink
 from streamll.testing import capture
+from tests.fixtures.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -50,10 +51,10 @@ def test_emit_reaches_every_sink_and_balances() -> None:
 
 
 def test_emit_without_configuration_is_a_no_op_that_is_said_once() -> None:
-    script = "import streamll\nfor _ in range(3): assert streamll.emit('x') is False\nprint(streamll.flush(), streamll.stats())"
+    script = "import streamll\nfor _ in range(3): assert streamll.emit('x') is False\nprint(streamll.flush(), streamll.stats().balanced)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert done.stderr.count("before configure()") == 1
-    assert done.stdout.startswith("True Stats(")
+    assert done.stdout == "True True\n"
 
 
 def test_disabled_is_silent_and_makes_no_sink() -> None:
@@ -131,6 +132,10 @@ TWICE = MemorySink()
         ({"sinks": ["memory://"], "before_send": 3}, ("before_send", "int")),
         ({"sinks": ["memory://"], "buffer_overflow_strategy": "spill"}, ("buffer_overflow_strategy", "drop_oldest")),
         ({"sinks": ["memory://"], "environ": {"STREAMLL_ENABLED": "perhaps"}}, ("STREAMLL_ENABLED", "perhaps")),
+        (
+            {"sinks": ["memory://"], "environ": {"STREAMLL_BATCH_SIZE": "x"}},
+            ("STREAMLL_BATCH_SIZE", "'x'", "at least 1"),
+        ),
     ],
 )
 def test_a_wrong_setting_is_one_clear_error_and_changes_nothing(
@@ -346,3 +351,37 @@ def test_capture_works_without_configuration() -> None:
         assert streamll.emit("x")
     assert len(events) == 1
     assert streamll.emit("y") is False
+
+
+def test_stats_read_well() -> None:
+    sink = MemorySink(name="shop", event_filter=lambda event: event.event_type != "noise")
+    streamll.configure(sinks=[sink], environ={})
+    assert str(streamll.stats()) == "shop to memory://shop: 0 delivered, circuit closed"
+    streamll.emit("x", {"data": "may come second"})
+    streamll.emit("noise")
+    assert streamll.flush(10)
+    assert str(streamll.stats()) == "shop to memory://shop: 1 delivered, 1 refused (filtered), circuit closed"
+    assert sink.events[0].data == {"data": "may come second"}
+
+
+def test_a_misspelt_variable_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    streamll.configure(sinks=["memory://"], environ={"STREAMLL_BUFFERSIZE": "3", "STREAMLL_BUFFER_SIZE": "300"})
+    assert "STREAMLL_BUFFERSIZE" in caplog.text
+    assert "STREAMLL_BUFFER_SIZE is" not in caplog.text
+
+
+def test_what_a_replaced_sink_could_not_deliver_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    streamll.configure(sinks=["redis://127.0.0.1:1/0?stop_timeout=0.1"], environ={})
+    streamll.emit("x")
+    streamll.configure(sinks=["memory://"], environ={})
+    assert "1 shutdown" in caplog.text
+
+
+def test_an_overflow_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    url = "redis://127.0.0.1:1/0?buffer_size=10&stop_timeout=0.1&recovery_timeout=0.05&retry_base=0.01"
+    streamll.configure(sinks=[url], environ={})
+    for _ in range(100):
+        streamll.emit("x")
+    assert wait_until(lambda: "the buffer is full" in caplog.text)
+    streamll.shutdown()
+    assert caplog.text.count("the buffer is full") == 1
