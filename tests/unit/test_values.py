@@ -10,7 +10,7 @@ import sys
 import types
 import weakref
 from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -484,13 +484,13 @@ class TestNothingIsCalled:
         assert plain == (False, False)
         encode_msgpack(result.value)
 
-    @pytest.mark.parametrize(("base", "arguments", "expected"), BASES, ids=lambda value: getattr(value, "__name__", ""))
+    # A time with a zone asks the zone for its hash.
+    KEYS = tuple(case for case in BASES if issubclass(case[0], Hashable) and case[0] is not time)
+
+    @pytest.mark.parametrize(("base", "arguments", "expected"), KEYS, ids=lambda value: getattr(value, "__name__", ""))
     def test_of_such_a_key(self, base: type, arguments: tuple[Any, ...], expected: object) -> None:
         value = hostile_class(base)(*arguments)
-        try:
-            data = {value: 1, "x": {value: 2}}
-        except (AttributeError, AssertionError):
-            pytest.skip("it cannot be a key")
+        data = {value: 1, "x": {value: 2}}
         with armed():
             result = cleaned(data)
             plain = is_plain(data, SensitiveKeys(), AMPLE)
