@@ -105,7 +105,9 @@ class Buffer:
         try:
             try:
                 self._busy = True
-                return self._put(record, how) if record is not None else self._refuse(how)
+                if record is None:
+                    return self._refuse(how)
+                return self._put(record, how)
             except BaseException:
                 self._repair()
                 raise
