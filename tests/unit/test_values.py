@@ -10,7 +10,7 @@ import sys
 import types
 import weakref
 from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -447,31 +447,36 @@ class TestBudget:
         assert (result.cut == 0) == (result.value == data)
 
 
-class TestNothingIsCalled:
-    BASES: tuple[tuple[type, tuple[Any, ...], object], ...] = (
-        (object, (), "<HostileObject>"),
-        (str, ("abc",), "abc"),
-        (int, (5,), 5),
-        (float, (2.5,), 2.5),
-        (complex, (1, 2), "(1+2j)"),
-        (bytes, (b"ab",), b"ab"),
-        (bytearray, (b"ab",), b"ab"),
-        (list, ([1],), [1]),
-        (tuple, ([1],), [1]),
-        (dict, ({"a": 1},), {"a": 1}),
-        (OrderedDict, ({"a": 1},), {"a": 1}),
-        (set, ([1],), [1]),
-        (frozenset, ([1],), [1]),
-        (deque, ([1],), [1]),
-        (date, (2026, 1, 31), "2026-01-31"),
-        (time, (9, 30, 0, 0, Zone()), "09:30:00"),
-        (timedelta, (1,), 86400.0),
-        (Decimal, ("1.5",), "1.5"),
-        (UUID, ("12345678123456781234567812345678",), "12345678-1234-5678-1234-567812345678"),
-        (PurePosixPath, ("a",), "<HostilePureposixpath>"),
-        (ValueError, ("x",), "<HostileValueerror>"),
-    )
+BASES: tuple[tuple[type, tuple[Any, ...], object], ...] = (
+    (object, (), "<HostileObject>"),
+    (str, ("abc",), "abc"),
+    (int, (5,), 5),
+    (float, (2.5,), 2.5),
+    (complex, (1, 2), "(1+2j)"),
+    (bytes, (b"ab",), b"ab"),
+    (bytearray, (b"ab",), b"ab"),
+    (list, ([1],), [1]),
+    (tuple, ([1],), [1]),
+    (dict, ({"a": 1},), {"a": 1}),
+    (OrderedDict, ({"a": 1},), {"a": 1}),
+    (set, ([1],), [1]),
+    (frozenset, ([1],), [1]),
+    (deque, ([1],), [1]),
+    (date, (2026, 1, 31), "2026-01-31"),
+    (time, (9, 30, 0, 0, Zone()), "09:30:00"),
+    (timedelta, (1,), 86400.0),
+    (Decimal, ("1.5",), "1.5"),
+    (UUID, ("12345678123456781234567812345678",), "12345678-1234-5678-1234-567812345678"),
+    (PurePosixPath, ("a",), "<HostilePureposixpath>"),
+    (ValueError, ("x",), "<HostileValueerror>"),
+)
 
+# The others have no hash; a time with a zone asks the zone for it.
+NO_KEYS = (bytearray, list, dict, OrderedDict, set, deque, time)
+KEYS = [case for case in BASES if case[0] not in NO_KEYS]
+
+
+class TestNothingIsCalled:
     @pytest.mark.parametrize(("base", "arguments", "expected"), BASES, ids=lambda value: getattr(value, "__name__", ""))
     def test_of_a_subclass_whose_every_method_is_its_own(
         self, base: type, arguments: tuple[Any, ...], expected: object
@@ -483,9 +488,6 @@ class TestNothingIsCalled:
         assert result.value == {"v": expected, "list": [expected]}
         assert plain == (False, False)
         encode_msgpack(result.value)
-
-    # A time with a zone asks the zone for its hash.
-    KEYS = tuple(case for case in BASES if issubclass(case[0], Hashable) and case[0] is not time)
 
     @pytest.mark.parametrize(("base", "arguments", "expected"), KEYS, ids=lambda value: getattr(value, "__name__", ""))
     def test_of_such_a_key(self, base: type, arguments: tuple[Any, ...], expected: object) -> None:
