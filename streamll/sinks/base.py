@@ -121,9 +121,8 @@ class SinkStats(Balance):
         return f"{self.name} to {self.destination}: {', '.join(said)}{balance}"
 
 
-def _by_the_clock(history: Iterable[CircuitChange]) -> tuple[CircuitChange, ...]:
+def _by_the_clock(history: Iterable[CircuitChange], since: float) -> tuple[CircuitChange, ...]:
     """Changes of the circuit, noted in monotonic seconds, as a person reads time."""
-    since = time() - monotonic()
     return tuple(replace(change, at=change.at + since) for change in history)
 
 
@@ -200,6 +199,7 @@ class Sink:
         """Make what a process has of its own: producer, buffer, worker, lock."""
         self.producer = new_producer_id()
         self._phase = Phase.NEW
+        self._clock_offset = time() - monotonic()  # taken once, so that a change has the same time whenever it is read
         # Held for a moment only, and reentrant: a signal handler may stop the sink that it interrupted in the middle.
         self._changing = threading.RLock()
         self._starting = False
@@ -408,7 +408,7 @@ class Sink:
             failed_batches=worker.failed_batches,
             retries=worker.retries,
             circuit=worker.circuit.state.value,
-            circuit_history=_by_the_clock(worker.circuit.history.copy()),
+            circuit_history=_by_the_clock(worker.circuit.history.copy(), self._clock_offset),
             latency=worker.latency.read(),
             lost_after_ack=worker.lost_after_ack,
             callback_errors=worker.callback_errors + self._filter_errors,
