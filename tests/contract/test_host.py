@@ -11,8 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +22,12 @@ from streamll.models import StreamllEvent
 from streamll.sinks.base import Sink
 from tests.contract.conftest import QUICK, BalanceWatch, emit, ids_at, make_event, marked
 from tests.contract.destinations import Destination, Outage
+from tests.fixtures.interrupts import interrupted
 from tests.fixtures.waiting import PATIENCE, wait_until
 
 Watch = Callable[[Sink], BalanceWatch]
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@contextmanager
-def interrupted(handler: Callable[[], object], every: float = 0.0007) -> Iterator[None]:
-    """Have something called on the main thread, in the midst of whatever it does, all the time."""
-    before = signal.signal(signal.SIGALRM, lambda *_: handler())
-    signal.setitimer(signal.ITIMER_REAL, every, every)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def test_emit_from_a_signal_handler(destination: Destination, watch: Watch) -> None:
@@ -55,7 +43,7 @@ def test_emit_from_a_signal_handler(destination: Destination, watch: Watch) -> N
         ids.append(event.event_id)
         assert sink.handle_event(event)
 
-    with interrupted(from_handler):
+    with interrupted(from_handler, every=0.0007):
         deadline = time.monotonic() + PATIENCE
         while interruptions < 100 and time.monotonic() < deadline:
             ids += emit(sink, 10)
