@@ -6,7 +6,6 @@ import asyncio
 import gc
 import logging
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ from streamll import api
 from streamll.models import StreamllEvent
 from streamll.sinks.memory import MemorySink
 from streamll.testing import capture
+from tests.fixtures.interrupts import interrupted
 from tests.fixtures.waiting import wait_until
 
 
@@ -290,21 +290,18 @@ def test_emit_from_signal_handlers_finalisers_and_logging_handlers() -> None:
     streamll.configure(sinks=[sink], environ={})
     handler = Forwarding()
     root = logging.getLogger()
-    before = signal.signal(signal.SIGALRM, lambda *_: streamll.emit("signal"))
     threshold = gc.get_threshold()
     root.addHandler(handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
     gc.set_threshold(10)
     try:
-        for n in range(3000):
-            Dying()
-            streamll.emit("main", data={"n": n})
-            if n % 10 == 0:
-                root.error("a record")
+        with interrupted(lambda: streamll.emit("signal"), 0.001):
+            for n in range(3000):
+                Dying()
+                streamll.emit("main", data={"n": n})
+                if n % 10 == 0:
+                    root.error("a record")
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
         gc.set_threshold(*threshold)
-        signal.signal(signal.SIGALRM, before)
         root.removeHandler(handler)
     gc.collect()
     counts: dict[str, int] = {}

@@ -27,6 +27,7 @@ from streamll.options import KIB, OVERFLOW_STRATEGIES, SinkOptions
 from streamll.pipeline import Pipeline
 from streamll.runtime import buffer as module
 from streamll.runtime.buffer import ENTRY_OVERHEAD, Buffer, size_of
+from tests.fixtures.interrupts import interrupted
 from tests.unit.deliveries import record, seqs, untraced
 
 
@@ -553,21 +554,16 @@ class TestReentry:
         held = buffer(events=100_000)
         handled = 0
 
-        def handler(*_: object) -> None:
+        def handler() -> None:
             nonlocal handled
             handled += 1
             held.put(record(b"from the handler"))
 
-        before = signal.signal(signal.SIGVTALRM, handler)
         puts = 0
-        try:
-            signal.setitimer(signal.ITIMER_VIRTUAL, 0.0001, 0.0001)
+        with interrupted(handler, 0.0001, cpu_time=True):
             while handled < 20 and puts < 90_000:
                 held.put(record())
                 puts += 1
-        finally:
-            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-            signal.signal(signal.SIGVTALRM, before)
         assert handled
         assert check(held).offered == puts + handled
 
@@ -578,7 +574,7 @@ class TestReentry:
             raise KeyboardInterrupt
 
         before = signal.signal(signal.SIGVTALRM, handler)
-        interrupted = 0
+        caught = 0
         try:
             for _ in range(20):
                 try:
@@ -587,12 +583,12 @@ class TestReentry:
                         for _ in range(10_000_000):
                             held.put(record())
                 except KeyboardInterrupt:
-                    interrupted += 1
+                    caught += 1
                 check(held)
         finally:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
             signal.signal(signal.SIGVTALRM, before)
-        assert interrupted == 20
+        assert caught == 20
         works_on(held, "after Ctrl-C")
 
 

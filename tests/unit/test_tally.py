@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamll.tally import _FOLD_AT, Tally
+from tests.fixtures.interrupts import interrupted
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 5))))
@@ -91,19 +91,14 @@ def test_a_signal_handler_may_count_in_the_middle_of_it() -> None:
     tally = Tally()
     handled = added = 0
 
-    def handler(*_: object) -> None:
+    def handler() -> None:
         nonlocal handled
         handled += 1
         tally.add("handled")
 
-    before = signal.signal(signal.SIGVTALRM, handler)
-    try:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0.0001, 0.0001)
+    with interrupted(handler, 0.0001, cpu_time=True):
         while handled < 10 and added < 2_000_000:
             tally.add("added")
             added += 1
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
     assert handled
     assert tally.read() == {"added": added, "handled": handled}
