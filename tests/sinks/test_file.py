@@ -103,7 +103,16 @@ class TestLines:
 
     @pytest.mark.parametrize(
         "payload",
-        [b'{"v":1,"event_type":"test","data":{"n":1}}', b"{}", b"[1]", b"\xff\x00", b'{"a":\n1}', b"", b'{"a":1} '],
+        [
+            b'{"v":1,"event_type":"test","data":{"n":1}}',
+            b"{}",
+            b"[1]",
+            b"\xff\x00",
+            b'{"a":\n1}',
+            b'{"a":}',
+            b"",
+            b'{"a":1} ',
+        ],
     )
     def test_a_dead_letter_keeps_its_bytes(self, path: Path, payload: bytes) -> None:
         transport = _FileTransport("p", path, FileOptions())
