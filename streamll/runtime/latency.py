@@ -15,7 +15,8 @@ _SAMPLED = 32
 class Latencies:
     """Quantiles of the time from emit to confirmed delivery, in seconds; None while nothing has been delivered.
 
-    They come from up to 32 events of each batch, evenly spaced and weighted, in buckets 6 to 13 % wide, and are the upper ends of those.
+    They come from up to 32 events of each batch, evenly spaced and weighted, and are the upper ends of buckets that are
+    6 to 13 % wide.
     """
 
     p50: float | None = None
