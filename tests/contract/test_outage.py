@@ -12,11 +12,13 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
 from streamll.delivery.circuit import CircuitState
 from streamll.errors import BufferFullError
+from streamll.registry import make_sink
 from streamll.sinks.base import DeliveryReport, Sink
 from tests.contract.conftest import QUICK, BalanceWatch, emit, ids_at, make_event
 from tests.contract.destinations import Outage
@@ -161,6 +163,34 @@ def test_it_is_said_once(outage: Outage, caplog: pytest.LogCaptureFixture) -> No
     assert "delivering again" in said[1]
     for secret in outage.destination.secrets:
         assert secret not in f"{said} {sink!r} {sink.stats()!r}"
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    "service", [pytest.param("redis", marks=pytest.mark.redis), pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)]
+)
+def test_a_wrong_password_is_fatal_and_never_shown(
+    service: str, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "streamll")
+    if service == "redis":
+        server = request.getfixturevalue("own_redis")(requirepass="right-secret")
+    else:
+        server = request.getfixturevalue("rabbitmq_server")
+    parts = urlsplit(server.url)
+    host = parts.netloc.rpartition("@")[2]
+    url = urlunsplit(parts._replace(netloc=f"someone:wrong-secret@{host}"))
+    sink = make_sink(url, **{**QUICK, "recovery_timeout": 3600.0, "recovery_bound": 3600.0}, failure_threshold=1000)
+    emit(sink, 5)
+    assert wait_until(lambda: sink.stats().circuit == "open" and sink.stats().last_error)
+    stats = sink.stats()
+    assert (stats.failed_batches, stats.delivered, stats.buffered + stats.in_flight) == (1, 0, 5)
+    assert not sink.flush(0.2)
+    shown = (
+        f"{sink!r} {stats!r} {stats} {sink.stop(0)} {[record.getMessage() for record in caplog.records]} {caplog.text}"
+    )
+    for secret in ("wrong-secret", "right-secret", parts.password or "right-secret"):
+        assert secret not in shown
 
 
 def test_flush_keeps_its_deadline_and_says_false(silent_outage: Outage) -> None:
