@@ -19,4 +19,7 @@ settings.register_profile("ci", settings.get_profile("default"), derandomize=Tru
 settings.register_profile("thorough", settings.get_profile("default"), max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if in_ci() else "default"))
 
-coverage_lock.install()
+
+def pytest_runtest_setup() -> None:
+    """Measuring begins later than this file is read where xdist runs the tests."""
+    coverage_lock.install()
