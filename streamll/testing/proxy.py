@@ -48,7 +48,8 @@ class FaultProxy:
         self.host, self.port = self._listener.getsockname()[:2]
         self.passed = {TO_SERVER: 0, TO_CLIENT: 0}
         self.accepted = 0
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
+        self._asked = self._obeyed = 0  # how often the thread was told to do otherwise, and how often it did so
         self._cut_at: dict[str, int] = {}
         self._pause = 0.0
         self._stalled = False
@@ -114,7 +115,11 @@ class FaultProxy:
         with self._lock:
             self._stalled = self._stalled if stalled is None else stalled
             self._refusing = self._refusing if refusing is None else refusing
-        self._ring()
+            self._asked += 1
+            mine = self._asked
+            self._ring()
+            # What is passed on after this returns would surprise whoever asked.
+            self._lock.wait_for(lambda: self._obeyed >= mine or self._closing, timeout=10.0)
 
     def _ring(self) -> None:
         with contextlib.suppress(OSError):
@@ -128,6 +133,8 @@ class FaultProxy:
                     if sock is self._ear:
                         self._ear.recv(_CHUNK)
                         self._obey()
+                    elif self._stalled:
+                        continue  # it was ready when that was asked for
                     elif sock is self._listener:
                         self._accept()
                     elif isinstance(sock, socket.socket) and sock in self._partners:
@@ -142,7 +149,7 @@ class FaultProxy:
     def _obey(self) -> None:
         """Bring what is watched in line with what was asked for."""
         with self._lock:
-            stalled, refusing = self._stalled, self._refusing
+            stalled, refusing, asked = self._stalled, self._refusing, self._asked
         if refusing:
             for sock in list(self._partners):
                 self._hang_up(sock)
@@ -152,6 +159,9 @@ class FaultProxy:
                 self._selector.unregister(sock)
             elif not stalled and not watched:
                 self._selector.register(sock, selectors.EVENT_READ)
+        with self._lock:
+            self._obeyed = asked
+            self._lock.notify_all()
 
     def _accept(self) -> None:
         client, _ = self._listener.accept()
