@@ -90,8 +90,7 @@ class Route:
                 except BufferFullError as error:
                     full = error
         except Exception as error:  # whatever it is, the host is not to be hurt by it
-            self.pipeline.tally.add("internal_errors")
-            log.debug("an event was lost to an internal error", exc_info=error)
+            self.pipeline.note_defect(error)
             return False
         if full is not None:
             raise full

@@ -98,6 +98,12 @@ class Pipeline:
         """Return what was done to events so far."""
         return PipelineStats(**self.tally.read())
 
+    def note_defect(self, error: Exception) -> None:
+        """Count an event that was lost to a defect of streamll itself."""
+        self.tally.add("internal_errors")
+        _say_once("defect", "an event was lost to an internal error (%s); please report it", error)
+        log.debug("an event was lost to an internal error", exc_info=error)
+
     def refresh_process(self) -> None:
         """Take up the process id of a forked child."""
         self.resource["pid"] = os.getpid()

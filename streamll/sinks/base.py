@@ -309,10 +309,15 @@ class Sink:
         if type(event) is not StreamllEvent and not issubclass(type(event), StreamllEvent):
             self._buffer.refuse(NOT_AN_EVENT)  # not typed code, and an error is not worth the host's day
             return False
-        prepared = self.pipeline.prepare(copy(event))
-        if prepared is None or not self.wants(prepared):
+        try:
+            prepared = self.pipeline.prepare(copy(event))
+            if prepared is None or not self.wants(prepared):
+                return False
+            record = self.pipeline.encode(prepared, self.content_type)
+        except Exception as error:  # whatever it is, the host is not to be hurt by it
+            self.pipeline.note_defect(error)
             return False
-        return self.handle_record(self.pipeline.encode(prepared, self.content_type))
+        return self.handle_record(record)
 
     def wants(self, event: StreamllEvent) -> bool:
         """Ask the event filter; what it does not want is counted as offered and refused."""

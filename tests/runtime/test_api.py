@@ -15,7 +15,8 @@ import pytest
 
 import streamll
 from streamll import api
-from streamll.models import StreamllEvent
+from streamll.models import Record, StreamllEvent
+from streamll.pipeline import Pipeline
 from streamll.sinks.memory import MemorySink
 from streamll.testing import capture
 from tests.fixtures.interrupts import interrupted
@@ -382,3 +383,19 @@ def test_an_overflow_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     assert wait_until(lambda: "the buffer is full" in caplog.text)
     streamll.shutdown()
     assert caplog.text.count("the buffer is full") == 1
+
+
+def test_a_defect_in_the_pipeline_costs_the_event_and_nothing_else() -> None:
+    class Defect(Pipeline):
+        def encode(self, event: StreamllEvent, content_type: str = "") -> Record:
+            raise RuntimeError("on purpose")
+
+    sink = MemorySink(pipeline=Defect())
+    assert sink.handle_event(StreamllEvent(event_type="x")) is False
+    assert sink.pipeline.stats().internal_errors == 1
+    streamll.configure(sinks=[sink], environ={})
+    assert api._route is not None
+    api._route.pipeline = Defect()
+    assert streamll.emit("x") is False
+    assert streamll.stats().pipeline.internal_errors == 1
+    assert streamll.stats().balanced
