@@ -1,7 +1,8 @@
 """Registry: from a URL to the sink class of its scheme.
 
-Our own schemes stand in a table here, so that they work without package metadata (a zipapp, a copied folder)
-and cost no look at it. Everybody else's are found through the entry-point group `streamll.sinks`.
+Our own schemes stand in a table here, so that they work without the package's metadata (in a zipapp, in a copied
+folder) and without the time that reading it takes. Everybody else's are found through the entry-point group
+`streamll.sinks`.
 
 No sink, and so no client library, is imported before a URL of its scheme is met.
 """

@@ -46,7 +46,7 @@ DEAD_LETTER_SUFFIX = ".dead-letter.jsonl"
 
 _LITTLE_SPACE = 100 * MIB
 _LOCK_POLL = 0.01
-_BUSY = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES})
+_BUSY = frozenset({errno.EWOULDBLOCK, errno.EAGAIN})
 # What waiting does not mend. All else may pass: a full disk or quota, too many open files, a device's error.
 _LASTING = frozenset(
     {
@@ -167,17 +167,18 @@ class FileSink(Sink):
         own, _ = cls.split_options(options)
         path = cls(text).path
         folder = path.parent
-        while not folder.exists():
+        while not os.path.exists(folder):  # noqa: PTH110  # Path.exists raises where this user may not look
             folder = folder.parent
         if not folder.is_dir():
             return [Finding("error", f"{folder} is no folder, so {path} cannot be made", "choose another path")]
-        if path.exists() and not path.is_file():
+        exists = os.path.exists(path)  # noqa: PTH110  # as above
+        if exists and not path.is_file():
             return [Finding("error", f"{path} is no regular file", "choose another path")]
         may_rename = os.access(folder, os.W_OK | os.X_OK)
-        may_write = os.access(path, os.R_OK | os.W_OK) if path.exists() else may_rename
+        may_write = os.access(path, os.R_OK | os.W_OK) if exists else may_rename
         if not may_write:
             return [Finding("error", f"this user may not write {path}", "grant it, or choose another path")]
-        findings = [Finding("ok", f"{path} can be written{'' if path.exists() else ' (it does not exist yet)'}")]
+        findings = [Finding("ok", f"{path} can be written{'' if exists else ' (it does not exist yet)'}")]
         if not own.max_bytes:
             findings.append(
                 Finding("warning", "the file grows without bound", "set max_bytes, or rotate it by other means")
@@ -207,6 +208,8 @@ class _FileTransport(Transport):
         return self._events.is_open
 
     def open(self, deadline: float) -> None:
+        self._events.allow_waiting()
+        self._dead_letters.allow_waiting()
         try:
             self._events.open()
         except OSError as error:
@@ -279,7 +282,6 @@ class _LineFile:
     def open(self) -> None:
         """Open or make the file, and its folder; raises OSError."""
         self.close()
-        self._interrupted = False
         try:
             descriptor = os.open(self._path, _OPEN_FLAGS, 0o666)
         except FileNotFoundError:
@@ -311,8 +313,12 @@ class _LineFile:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
 
+    def allow_waiting(self) -> None:
+        """Forget an interrupt."""
+        self._interrupted = False
+
     def interrupt(self) -> None:
-        """End the waiting for the lock."""
+        """End the waiting for the lock, until `allow_waiting`."""
         self._interrupted = True
         self._bell.set()
 

@@ -83,7 +83,8 @@ class TerminalSink(Sink):
         **options: Any,
     ) -> None:
         own, shared = self.split_options(options)
-        if stream not in STREAMS if isinstance(stream, str) else not callable(getattr(stream, "write", None)):
+        known = stream in STREAMS if isinstance(stream, str) else callable(getattr(stream, "write", None))
+        if not known:
             raise ConfigurationError(f"terminal option stream={stream!r}: must be stderr, stdout or a text stream")
         super().__init__(
             destination=f"terminal://{stream if isinstance(stream, str) else ''}",

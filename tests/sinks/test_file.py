@@ -400,7 +400,8 @@ class TestRefusals:
             "sink.handle_event(StreamllEvent(event_type='test'))\n"
             "deadline = time.monotonic() + 20\n"
             "while sink.stats().circuit != 'open' and time.monotonic() < deadline: time.sleep(0.005)\n"
-            "print(sink.stats().last_error, '|', FileSink.check_url('file://' + sys.argv[1])[0])\n"
+            "check = FileSink.check_url\n"
+            "print(sink.stats().last_error, '|', check('file://' + sys.argv[1])[0], check('file:///root/a/b')[0].level)\n"
             "sink.stop(0)\n"
         )
         with tempfile.TemporaryDirectory() as folder:
@@ -413,6 +414,7 @@ class TestRefusals:
         assert "Permission denied" in error
         assert "level='error'" in finding
         assert "may not write" in finding
+        assert finding.strip().endswith("error")  # where one may not even look
 
     def test_paths_and_urls_that_cannot_be_used(self) -> None:
         for path in ("", "a\0b", "folder/", b"bytes"):
