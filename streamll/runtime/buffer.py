@@ -348,8 +348,11 @@ class Buffer:
         with self._lock:
             self._closed = True
 
-    def give_up(self) -> list[Entry]:
+    def give_up(self, in_flight_as: str = UNCONFIRMED) -> list[Entry]:
         """Drop what waits, and what is in flight without the worker having said its fate: nothing changes after it.
+
+        Args:
+            in_flight_as: Why what is in flight counts as dropped.
 
         Returns:
             The entries that waited.
@@ -362,7 +365,7 @@ class Buffer:
             if waited:
                 ledger.drop(SHUTDOWN, len(waited))
             if ledger.in_flight:
-                ledger.drop(UNCONFIRMED, ledger.in_flight)
+                ledger.drop(in_flight_as, ledger.in_flight)
             ledger.in_flight = 0
             self._bytes = self._flying_bytes = 0
             self._floor = None

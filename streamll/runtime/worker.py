@@ -126,6 +126,7 @@ class Worker:
         self._probe = False
         self._sent_through = 0
         self._stop_by: float | None = None
+        self._unsettled_as = SHUTDOWN  # what is in flight, if the worker does not come back from what it does
         self._served_at = 0.0
         self._said: set[str] = set()
         self.latency = Histogram()
@@ -202,7 +203,7 @@ class Worker:
                     transport.interrupt()
                 self._buffer.activity.set()
                 self._thread.join(_GRACE)
-        waited = self._buffer.give_up()
+        waited = self._buffer.give_up(self._unsettled_as)
         self._report(Settlement(dropped=[(entry, SHUTDOWN) for entry in waited]))
 
     # The loop
@@ -272,6 +273,7 @@ class Worker:
             self._linger(full)
         batch = self._buffer.take(next_size(self._buffer.waiting(full), self._options), byte_limit(self._options))
         self._machine.load(batch)
+        self._unsettled_as = SHUTDOWN  # no byte of it has been sent
         return True
 
     def _expire_waiting(self, now: float) -> float:
@@ -333,6 +335,7 @@ class Worker:
         return None
 
     def _try(self, transport: Transport, entries: Sequence[Entry], until: float | None) -> BatchOutcome:
+        self._unsettled_as = UNCONFIRMED
         try:
             return transport.send(entries, self._deadline(self._options.send_timeout, until))
         except Exception as error:  # a transport must not raise; one that does must not end deliveries for good
@@ -349,7 +352,7 @@ class Worker:
     def _settle(self, settlement: Settlement) -> None:
         if settlement.count:
             if not self._buffer.settle(settlement, self._machine.floor):
-                settlement = settlement.as_dropped(UNCONFIRMED)  # as which it was counted when it was given up
+                settlement = settlement.as_dropped(self._unsettled_as)  # as which it was counted when it was given up
             self._say_losses(settlement)
             self._report(settlement)
         self._report_evicted()
