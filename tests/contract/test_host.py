@@ -186,12 +186,12 @@ def test_a_forked_child_works_and_the_parent_is_undisturbed(destination: Destina
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.concurrent
 def test_forks_while_threads_emit(destination: Destination) -> None:
-    sink = destination.sink(flush_interval=0.001, batch_size=10)
+    sink = destination.sink(flush_interval=0.001, batch_size=10, buffer_size=1_000_000)
     ended = threading.Event()
     ids: list[str] = []
 
     def work() -> None:
-        while not ended.wait(0.0002):
+        while len(ids) < 5000 and not ended.wait(0.001):
             ids.extend(emit(sink, 1))
 
     threads = [threading.Thread(target=work) for _ in range(3)]
