@@ -217,7 +217,7 @@ from streamll.models import StreamllEvent
 from streamll.registry import make_sink
 
 def work(url):
-    sink = make_sink(url, flush_interval=3600)
+    sink = make_sink(url, flush_interval=3600, exit_timeout=30)
     for n in range(100):
         sink.handle_event(StreamllEvent(event_type="test", data={"n": n}))
 

@@ -147,7 +147,9 @@ _, status = os.waitpid(pid, 0)
 sys.exit(os.waitstatus_to_exitcode(status))
 """
     # Python 3.12 warns of forking a process that has threads: that is what this test is about.
-    code, _, err, _ = run(script, f"{redis_server.url}?stream={cleanup_stream}&exit_timeout=30", "-W", "ignore::DeprecationWarning")
+    code, _, err, _ = run(
+        script, f"{redis_server.url}?stream={cleanup_stream}&exit_timeout=30", "-W", "ignore::DeprecationWarning"
+    )
     assert (code, err) == (0, "")
     assert sorted(numbers(redis_client, cleanup_stream)) == list(range(200))
 
