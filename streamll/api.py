@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from streamll.errors import BufferFullError, ConfigurationError
 from streamll.hub import hub
@@ -204,7 +204,11 @@ def emit(
         module_name=module_name,
         method_name=method_name,
     )
-    return event is not None and hub.dispatch(event)
+    if event is None:  # this is a worker's thread
+        if _route is not None:
+            _route.pipeline.tally.add("muted")
+        return False
+    return hub.dispatch(event)
 
 
 def emit_event(event: StreamllEvent) -> bool:
@@ -317,7 +321,7 @@ def _make_sinks(
     names: set[str] = set()
     for given in sinks:
         if isinstance(given, str):
-            in_url = {name for name, _ in parse_qsl(urlsplit(given).query, keep_blank_values=True)}
+            in_url = {name for name, _ in parse_qsl(given.partition("?")[2], keep_blank_values=True)}
             sink = make_sink(given, **{name: value for name, value in shared.items() if name not in in_url})
         elif isinstance(given, Sink):
             sink = given

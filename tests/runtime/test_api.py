@@ -126,6 +126,7 @@ TWICE = MemorySink()
         ({"sinks": ["memory://"], "batch_size": 0}, ("batch_size", "0", "at least 1")),
         ({"sinks": ["memory://"], "no_such_option": 1}, ("no_such_option", "batch_size")),
         ({"sinks": ["memory://?no_such_option=1"]}, ("no_such_option", "max_events")),
+        ({"sinks": ["redis://[::1/0"]}, ("url", "host")),
         ({"sinks": [5]}, ("sinks", "int")),
         ({"sinks": 5}, ("sinks", "list")),
         ({"sinks": [TWICE, TWICE]}, ("sinks", "memory://", "twice")),
@@ -399,3 +400,13 @@ def test_a_defect_in_the_pipeline_costs_the_event_and_nothing_else() -> None:
     assert streamll.emit("x") is False
     assert streamll.stats().pipeline.internal_errors == 1
     assert streamll.stats().balanced
+
+
+def test_what_is_emitted_on_a_worker_thread_is_cut_off_and_counted() -> None:
+    emitted = []
+    sink = MemorySink(on_delivery=lambda report: emitted.append(streamll.emit("report")))
+    streamll.configure(sinks=[sink], environ={})
+    streamll.emit("x")
+    assert types(sink) == ["x"]
+    assert wait_until(lambda: emitted == [False])
+    assert streamll.stats().pipeline.muted == 1
