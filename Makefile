@@ -19,7 +19,7 @@ PURE := streamll/delivery/*,streamll/wire/*,streamll/codec.py,streamll/privacy.p
 NEEDS_SERVERS := integration or redis or rabbitmq or e2e
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-integration test-setup test-teardown test-performance test-all \
+.PHONY: help setup demo speed test test-unit test-integration test-setup test-teardown test-performance test-all \
 	coverage-run lint format typecheck lock clean print-python
 
 help: ## Say what there is
@@ -38,6 +38,9 @@ $(STAMP): requirements-dev.lock pyproject.toml
 
 demo: $(STAMP) ## Watch a real job, stream its events, read them back (SINK=URL chooses where to)
 	@$(BIN)/python examples/demo.py $(if $(SINK),--sink '$(SINK)')
+
+speed: $(STAMP) ## What emit costs and what sinks carry on this machine, on real servers
+	@$(BIN)/python scripts/speed.py
 
 test: lint typecheck coverage-run ## Lint, types, all tests with coverage, on real servers
 
