@@ -101,7 +101,7 @@ def hand_over(event: StreamllEvent) -> bool:
     """
     try:
         return hub.dispatch(event)
-    except Exception:
+    except Exception:  # of which the sink's numbers tell
         return False
 
 
@@ -113,7 +113,7 @@ def describe_error(error: BaseException) -> dict[str, Any]:
         name = f"{module}.{name}"
     try:
         message = str(error)
-    except Exception:
+    except Exception:  # the text is made by code of the program's own
         message = f"<{name}.__str__ raised>"
     if len(message) > MESSAGE_BOUND:
         message = message[:MESSAGE_BOUND] + "..."
