@@ -401,13 +401,16 @@ class TestRefusals:
             "deadline = time.monotonic() + 20\n"
             "while sink.stats().circuit != 'open' and time.monotonic() < deadline: time.sleep(0.005)\n"
             "check = FileSink.check_url\n"
-            "print(sink.stats().last_error, '|', check('file://' + sys.argv[1])[0], check('file:///root/a/b')[0].level)\n"
+            "print(sink.stats().last_error, '|', check('file://' + sys.argv[1])[0], check('file://' + sys.argv[2])[0].level)\n"
             "sink.stop(0)\n"
         )
         with tempfile.TemporaryDirectory() as folder:
+            closed = Path(folder, "closed")
+            closed.mkdir(0)
             Path(folder).chmod(0o555)
-            command = [sys.executable, "-c", script, f"{folder}/events.jsonl"]
+            command = [sys.executable, "-c", script, f"{folder}/events.jsonl", f"{closed}/a/b"]
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+            closed.chmod(0o755)
             Path(folder).chmod(0o755)
         assert done.returncode == 0, done.stderr
         error, _, finding = done.stdout.partition("|")
