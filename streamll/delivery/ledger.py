@@ -19,7 +19,7 @@ class Balance:
     Attributes:
         offered: Events handed to the sink.
         accepted: Those that it took.
-        refused: Those that it did not take, by reason: buffer_full, stopped, filtered, too_large, interrupted.
+        refused: Those that it did not take, by reason: buffer_full, too_large, stopped, filtered, not_an_event.
         delivered: Those that the broker confirmed.
         dead_lettered: Those that the dead-letter destination confirmed.
         dropped: Those given up, by reason: overflow, expired, rejected, dead_letter_failed, shutdown, and unconfirmed
