@@ -169,6 +169,7 @@ def emit(
     *,
     operation: str = "",
     level: str = "",
+    priority: str = "",
     tags: list[Any] | dict[str, Any] | None = None,
     module_name: str = "",
     method_name: str = "",
@@ -182,6 +183,7 @@ def emit(
         operation: The name that a person would look for.
         data: What else is known, by name. It is read before this returns, and not changed.
         level: "debug", "info", "warning", "error" or "critical".
+        priority: "critical", "normal" (the default) or "debug": under pressure debug gives way first, critical last.
         tags: Labels, as a list or a map.
         module_name, method_name: What code it is about.
 
@@ -200,6 +202,7 @@ def emit(
         data,
         operation=operation,
         level=level,
+        priority=priority,
         tags=tags,
         module_name=module_name,
         method_name=method_name,

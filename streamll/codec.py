@@ -31,6 +31,7 @@ LABELS = (
     "method_name",
     "operation",
     "level",
+    "priority",
 )
 """The fields of an event that are strings."""
 _FIELDS = frozenset({*LABELS, "timestamp", "data", "tags", "resource"})
@@ -83,7 +84,7 @@ def to_dict(event: StreamllEvent) -> dict[str, Any]:
     for name in ("execution_id", "span_id", "parent_span_id"):
         fields[name] = getattr(event, name)
     fields["timestamp"] = event.timestamp
-    for name in ("module_name", "method_name", "operation", "level", "data", "tags", "resource"):
+    for name in ("module_name", "method_name", "operation", "level", "data", "tags", "resource", "priority"):
         fields[name] = getattr(event, name)
     kept = {name: value for name, value in fields.items() if value or name in ("v", "event_type", "timestamp")}
     return {**kept, **{name: value for name, value in event.extra.items() if name not in _FIELDS}}

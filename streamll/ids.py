@@ -38,9 +38,20 @@ def new_execution_id() -> str:
     return (_random_bits(128) or 1).to_bytes(16, "big").hex()
 
 
-def new_producer_id() -> str:
-    """Return a new producer id: 16 random lower-case hex digits; one for each sink of each process."""
-    return os.urandom(8).hex()
+def new_producer_id(parent: str = "") -> str:
+    """Return a new producer id: 16 random lower-case hex digits; one for each sink of each process.
+
+    Args:
+        parent: The id of the producer in the process that this one was forked from. Its own digits then stand before
+            the new ones, with a dot between them: `9f0c2d4e6a8b1c3d.0123456789abcdef`.
+    """
+    own = os.urandom(8).hex()
+    return f"{parent[-len(own) :]}.{own}" if parent else own
+
+
+def parent_of(producer: str) -> str:
+    """Return the own digits of the producer that a producer was forked from; empty when it was not forked."""
+    return producer.rpartition(".")[0]
 
 
 def _reseed() -> None:

@@ -15,6 +15,21 @@ from streamll.ids import new_event_id
 
 SCHEMA_VERSION = 1
 
+GAP = "streamll.gap"
+"""The event type of a sink's own word that it dropped events: `data` has count, ranges ([[first, last], ...]) and
+reasons ({reason: count}). Its sequence number is the last one of the hole."""
+
+CLOSING = "streamll.closing"
+"""The event type of a sink's last word after a clean stop: `data` has last, the number of the last event that was
+accepted. Its own sequence number is the one behind that."""
+
+NOTES = frozenset({GAP, CLOSING})
+"""The event types that a sink keeps for its own words about its events."""
+
+CRITICAL, NORMAL, DEBUG = "critical", "normal", "debug"
+PRIORITIES = (CRITICAL, NORMAL, DEBUG)
+"""Which events give way under pressure: debug first, critical last. It never decides the order."""
+
 
 class StreamllEvent(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="v", tag=SCHEMA_VERSION):
     """Something that happened in the watched program.
@@ -35,6 +50,8 @@ class StreamllEvent(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field=
         data: Whatever else is known, by name.
         tags: A list of labels, or a map of them; kept as given.
         resource: Who says it: service, environment, release, host, pid. The pipeline fills it in while encoding.
+        priority: "critical", "normal" or "debug": what gives way first under pressure is debug, last critical. Empty
+            means normal, and so does any other word.
         extra: Keys of a newer version's events, kept so that they survive a reader that does not know them.
     """
 
@@ -51,14 +68,15 @@ class StreamllEvent(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field=
     data: dict[str, Any] = {}
     tags: list[Any] | dict[str, Any] = []
     resource: dict[str, Any] = {}
+    priority: str = ""
     extra: dict[str, Any] = {}
 
 
-class Record(msgspec.Struct, frozen=True, gc=False):
+class Record(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """An encoded event: immutable bytes, and the few labels that a transport routes by.
 
     It holds strings, numbers and bytes only, so nothing behind the pipeline keeps an object of the application alive,
-    and the garbage collector need not look at it.
+    and the garbage collector need not look at it. The order of its fields is that in a journal: new ones come last.
 
     Attributes:
         payload: The event, encoded.
@@ -67,6 +85,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
         timestamp: As in the event: nanoseconds since the epoch.
         created: When the record was made, in monotonic nanoseconds; the latency counts from here.
         poison: Why the event must go straight to the dead letters; empty for a good one.
+        priority: As in the event; "normal" when that says nothing.
     """
 
     payload: bytes
@@ -81,3 +100,4 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     timestamp: int
     created: int
     poison: str = ""
+    priority: str = NORMAL

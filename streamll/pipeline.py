@@ -20,7 +20,7 @@ from typing import Any
 
 from streamll import codec
 from streamll.context import current, muted
-from streamll.models import Record, StreamllEvent
+from streamll.models import NORMAL, PRIORITIES, Record, StreamllEvent
 from streamll.options import KIB, BeforeSend, PipelineOptions
 from streamll.privacy import SensitiveKeys
 from streamll.tally import Tally
@@ -189,6 +189,7 @@ class Pipeline:
             ready.timestamp,
             monotonic_ns(),
             poison,
+            ready.priority if ready.priority in PRIORITIES else NORMAL,
         )
 
     def _is_plain(self, event: StreamllEvent) -> bool:
@@ -199,7 +200,7 @@ class Pipeline:
             if not (
                 type(event_type) is type(event.event_id) is type(event.execution_id) is type(event.span_id) is str
                 and type(event.parent_span_id) is type(event.module_name) is type(event.method_name) is str
-                and type(event.operation) is type(event.level) is str
+                and type(event.operation) is type(event.level) is type(event.priority) is str
                 and event_type
             ):
                 return False

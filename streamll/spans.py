@@ -48,6 +48,7 @@ def event_here(
     *,
     operation: str = "",
     level: str = "",
+    priority: str = "",
     module_name: str = "",
     method_name: str = "",
     tags: list[Any] | dict[str, Any] | None = None,
@@ -55,7 +56,7 @@ def event_here(
     """Build an event that belongs to the scope of now.
 
     Args:
-        event_type, operation, level, module_name, method_name, tags: As in `StreamllEvent`.
+        event_type, operation, level, priority, module_name, method_name, tags: As in `StreamllEvent`.
         data: A dict, which is copied, over the bound attributes; anything else goes under the key "data".
 
     Returns:
@@ -81,6 +82,7 @@ def event_here(
         level=level,
         data={**scope.attributes, **data},
         tags=[] if tags is None else tags,
+        priority=priority,
     )
 
 
@@ -136,7 +138,17 @@ class Span:
         **attributes: Whatever is known at the start, under any name.
     """
 
-    __slots__ = ("_announced", "_attributes", "_began", "_forks", "_operation", "_scope", "_timestamp", "_token")
+    __slots__ = (
+        "_announced",
+        "_attributes",
+        "_began",
+        "_forks",
+        "_operation",
+        "_priority",
+        "_scope",
+        "_timestamp",
+        "_token",
+    )
 
     _module_name = ""
     _method_name = ""
@@ -145,6 +157,7 @@ class Span:
         self._operation = operation
         self._attributes = attributes
         self._announced = False
+        self._priority = ""
         self._scope: Scope | None = None
         self._token: Token[Scope] | None = None
 
@@ -161,6 +174,11 @@ class Span:
     def announce(self) -> Self:
         """Make an event at the start too, of event_type "span_start": `with streamll.span("index").announce():`."""
         self._announced = True
+        return self
+
+    def prioritize(self, priority: str) -> Self:
+        """Say what gives way first under pressure: "debug" does, "critical" last; "normal" is the default."""
+        self._priority = priority
         return self
 
     def set(self, /, **attributes: Any) -> None:
@@ -273,6 +291,7 @@ class Span:
             operation=self._operation,
             level=level,
             data=data,
+            priority=self._priority,
         )
 
 

@@ -11,18 +11,21 @@ import msgspec
 from streamll.models import Record
 
 
-class Entry(msgspec.Struct, frozen=True, gc=False):
+class Entry(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A record that a sink accepted, under the number that says in which order.
 
     Attributes:
         seq: The producer's sequence number: 1 for its first accepted event, one more for each after it.
         record: The event as bytes.
         dead_letter: Empty for an event to deliver; else why it goes to the dead-letter destination instead.
+        note: Whether it is no event, but the sink's own word about its events (a gap, the closing record): it is sent
+            like any other, and counted nowhere.
     """
 
     seq: int
     record: Record
     dead_letter: str = ""
+    note: bool = False
 
 
 class Failure(Enum):
