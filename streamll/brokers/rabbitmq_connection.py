@@ -33,6 +33,7 @@ from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapte
 from streamll.brokers.rabbitmq_errors import Refused, failure_of
 from streamll.delivery.outcome import Failure
 from streamll.errors import FatalError, TransportError, UnavailableError
+from streamll.runtime.fork import Descriptors, tell_after_fork
 
 if TYPE_CHECKING:
     from pika.channel import Channel
@@ -109,7 +110,7 @@ class _Services(SelectorIOServicesAdapter):
         # An IOLoop; pika's type stubs make the base class generic, which it is not when it runs.
         super().__init__(loop)
         self.stream: AbstractStreamTransport | None = None
-        self.descriptor = -1
+        self.descriptors = Descriptors()
 
     def getaddrinfo(
         self,
@@ -138,8 +139,13 @@ class _Services(SelectorIOServicesAdapter):
                 self.stream = result[0]
             on_done(result)
 
-        self.descriptor = sock.fileno()  # TLS moves it into another socket object, under the same number
         return super().create_streaming_connection(protocol_factory, sock, keep, ssl_context, server_hostname)
+
+    def connect_socket(
+        self, sock: socket.socket, resolved_addr: Any, on_done: Callable[[BaseException | None], None]
+    ) -> Any:  # of a type that pika does not make known
+        self.descriptors.hold(sock.fileno())  # TLS moves it into another socket object, under the same number
+        return super().connect_socket(sock, resolved_addr, on_done)
 
 
 class Connection:
@@ -186,6 +192,11 @@ class Connection:
         self._loop.activate_poller()
         self._services = _Services(self._loop)
         self._amqp: SelectConnection | None = None
+        tell_after_fork(self)
+
+    def after_fork_in_child(self) -> None:
+        """It is the parent's, and so is the poller: whatever the child changed there would be changed for the parent."""
+        self.error = UnavailableError(f"{self._host}: the connection belongs to the parent process")
 
     @property
     def is_open(self) -> bool:
@@ -352,7 +363,6 @@ class Connection:
     def close(self, clean: bool) -> None:
         """Give the connection up; never raises. `clean` says goodbye first, and waits for the answer a second at most."""
         if os.getpid() != self._pid:
-            self._let_go_in_child()
             return
         with contextlib.suppress(Exception):
             if clean and self._opened and not self._ended() and not self.blocked and self._amqp is not None:
@@ -362,6 +372,7 @@ class Connection:
         self._abort()
         with contextlib.suppress(Exception):
             self._loop.close()
+        self._services.descriptors.forget()
         if not self._ended():
             self.error = UnavailableError(f"{self._host}: closed")
         self.channel = None
@@ -389,17 +400,6 @@ class Connection:
         if not self.run(lambda: bool(answers), deadline):
             raise self._why("waiting for the broker's answer")
         return channel
-
-    def _let_go_in_child(self) -> None:
-        """Close a forked copy without a word: neither goodbye nor shutdown, and no change to the poller, which the
-        parent goes on using. The number is pointed elsewhere, so that whoever closes it later closes nothing of ours.
-        """
-        if self._services.descriptor >= 0 and self.error is None:
-            with contextlib.suppress(OSError):
-                nowhere = os.open(os.devnull, os.O_RDWR)
-                os.dup2(nowhere, self._services.descriptor, inheritable=False)
-                os.close(nowhere)
-        self.error = UnavailableError(f"{self._host}: the connection belongs to the parent process")
 
     def _step(self) -> None:
         try:

@@ -25,6 +25,7 @@ from streamll.brokers.redis_errors import Trouble, trouble_of
 from streamll.brokers.redis_url import RedisAddress
 from streamll.delivery.outcome import Failure
 from streamll.errors import FatalError, UnavailableError
+from streamll.runtime.fork import Descriptors, tell_after_fork
 from streamll.wire.redis import Argument, hash_slot
 
 Reply = Any
@@ -80,11 +81,17 @@ class Tap:
         # Re-entrant, since a signal handler may interrupt the thread that is in here.
         self._lock = threading.RLock()
         self._twin: socket.socket | None = None
+        self._descriptors = Descriptors()
         self._pid = os.getpid()
         self._kernel = False
         self.interrupted = False
         self.deadline = 0.0
         self.socket: socket.socket | None = None
+        tell_after_fork(self)
+
+    def after_fork_in_child(self) -> None:
+        """Whoever held the lock is not in the child."""
+        self._lock = threading.RLock()
 
     def interrupt(self) -> None:
         """End what is blocked on the socket, or will be before the next `reset`."""
@@ -103,6 +110,8 @@ class Tap:
             # The twin stays ours whatever redis-py or TLS do with the socket, so its number is never another file's.
             self._twin = sock.dup()
             self._pid = os.getpid()
+            for each in (self._twin, sock):  # TLS moves the latter into another object, under the same number
+                self._descriptors.hold(each.fileno())
         sock.setblocking(False)
         code = sock.connect_ex(address)
         # Only what is on its way can be cut: an interruption that came before is seen here.
@@ -171,6 +180,7 @@ class Tap:
         with self._lock:
             self._drop_twin()
             self.socket = None
+            self._descriptors.forget()
 
     def reset(self) -> None:
         """Forget an interruption: what it was to end has ended."""
@@ -200,6 +210,11 @@ class RedisConnection:
         self._tap = tap
         self._pack = _packer(connection)
         self.broken = False
+        tell_after_fork(self)
+
+    def after_fork_in_child(self) -> None:
+        """It is the parent's."""
+        self.broken = True
 
     def exchange(self, commands: Iterable[tuple[Argument, ...]], deadline: float) -> tuple[list[Reply], Trouble | None]:
         """Send commands in one write, and read an answer to each.
@@ -253,7 +268,7 @@ class RedisConnection:
         return not self.broken and self._tap.is_quiet()
 
     def close(self) -> None:
-        """Close it; in a forked child without ending it for the parent."""
+        """Close it; never raises."""
         self.broken = True
         with contextlib.suppress(Exception):  # closing is best effort, and nothing is left to be done about a failure
             self._connection.disconnect()

@@ -1,7 +1,8 @@
-"""Who must be told in a forked child: a registry of weak references; and what a fork must not cut in two.
+"""What a fork does to us: who must be told in the child, which descriptors it lets go of, what must not be cut in two.
 
 A fork copies memory, not threads: in the child a sink's worker is gone, its lock may be held by nobody, and its socket
-is the parent's. So the child builds everything anew, and touches nothing of what it inherited.
+is the parent's. So the child builds everything anew, and of what it inherited it only closes its copies of descriptors:
+without a word to the other end, which goes on talking to the parent.
 """
 
 from __future__ import annotations
@@ -31,6 +32,43 @@ _PATIENCE = 5.0
 def tell_after_fork(thing: ForkAware) -> None:
     """Call `thing.after_fork_in_child()` in every child that is forked while `thing` lives."""
     _aware.add(thing)
+
+
+class Descriptors:
+    """Open files and sockets that are this process's alone: a forked child closes its copies at once.
+
+    Else a connection would live for as long as any child of the process that has made it. The number of a copy goes on
+    to lead nowhere: objects in the child that believe to own it would later close what somebody else has opened there.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[int, tuple[int, int]] = {}
+        tell_after_fork(self)
+
+    def hold(self, descriptor: int) -> None:
+        """Close this one's copy in a child, unless it was closed before the fork, by whomever."""
+        with suppress(OSError):  # it is closed already; or this is Windows, which has no fork
+            self._held[descriptor] = _identity(descriptor)
+
+    def forget(self) -> None:
+        """They have been closed."""
+        self._held = {}
+
+    def after_fork_in_child(self) -> None:
+        """Close the copies. Of one that was closed just before the fork the number may be somebody else's by now."""
+        held, self._held = self._held, {}
+        nowhere = os.open(os.devnull, os.O_RDWR) if held else -1
+        for descriptor, identity in held.items():
+            with suppress(OSError):
+                if _identity(descriptor) == identity:
+                    os.dup2(nowhere, descriptor, inheritable=False)
+        if held:
+            os.close(nowhere)
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    found = os.fstat(descriptor)
+    return found.st_dev, found.st_ino
 
 
 @contextmanager

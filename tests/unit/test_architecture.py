@@ -31,7 +31,7 @@ ARROWS: dict[str, frozenset[str]] = {
     "delivery": frozenset({"models", "errors", "options"}),
     "runtime": LOW | {"delivery"},
     "wire": frozenset({"models", "codec", "errors"}),
-    "brokers": frozenset({"errors", "options", "delivery.outcome", "wire"}),
+    "brokers": frozenset({"errors", "options", "delivery.outcome", "runtime.fork", "wire"}),
     "sinks": LOW | {"values", "codec", "pipeline", "delivery", "runtime", "brokers", "wire", "views.line"},
     "consumers": LOW | {"values", "codec", "delivery.backoff", "delivery.outcome", "brokers", "wire"},
     "views": LOW | {"codec", "values"},
