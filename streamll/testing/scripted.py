@@ -53,11 +53,14 @@ class Hang:
         return self.then if self._released.is_set() else UNAVAILABLE
 
 
-Step = BatchOutcome | Exception | Hang | Callable[[Sequence[Entry]], BatchOutcome]
+Answer = BatchOutcome | Exception | Hang
+Step = Answer | Callable[[Sequence[Entry]], Answer]
 
 
 class ScriptedTransport(Transport):
     """Answers each `send` with the next step of a script: an outcome, an error to raise, a `Hang`, or a function.
+
+    A function gets the batch and returns one of the others: with it a test can be a whole broker.
 
     After an answer of UNAVAILABLE or FATAL, and after an error, it is no longer open, as the contract wants it.
 
@@ -109,13 +112,11 @@ class ScriptedTransport(Transport):
         self.threads.add(threading.current_thread().name)
         self.sent.append(list(batch))
         step = next(self._steps, self._then)
-        if isinstance(step, Exception):
+        answer = step if isinstance(step, BatchOutcome | Exception | Hang) else step(batch)
+        if isinstance(answer, Exception):
             self._is_open = False
-            raise step
-        if isinstance(step, Hang):
-            outcome = self._hang(step, deadline)
-        else:
-            outcome = step if isinstance(step, BatchOutcome) else step(batch)
+            raise answer
+        outcome = self._hang(answer, deadline) if isinstance(answer, Hang) else answer
         if outcome.failure in (Failure.UNAVAILABLE, Failure.FATAL):
             self._is_open = False
         return outcome
