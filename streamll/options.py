@@ -200,6 +200,11 @@ class OptionSet:
                 found[name] = value
         return found
 
+    def given(self) -> dict[str, str]:
+        """The options that are not at their default, as the words of a URL."""
+        values = {field.name: (getattr(self, field.name), field.default) for field in dataclasses.fields(self)}
+        return {name: str(value) for name, (value, default) in values.items() if value != default}
+
     @classmethod
     def table(cls) -> list[dict[str, str]]:
         """The options as rows for the docs: name, default, allowed, meaning."""
@@ -224,7 +229,8 @@ def _shown(value: object, unit: str) -> str:
     return str(value) if value else "(empty)"
 
 
-OVERFLOW_STRATEGIES = ("drop_oldest", "drop_newest", "block", "raise_error")
+OVERFLOW_STRATEGIES = ("drop_oldest", "drop_newest", "block", "raise_error", "spill")
+DURABILITIES = ("memory", "process", "disk")
 
 
 @dataclass(frozen=True)
@@ -242,7 +248,7 @@ class SinkOptions(OptionSet):
     buffer_overflow_strategy: str = option(
         "drop_oldest",
         "What gives way when the buffer is full: the oldest event, the new one, the caller's time (block, at most "
-        "block_timeout), or the caller (raise_error: BufferFullError).",
+        "block_timeout), the caller (raise_error: BufferFullError), or nothing, while the spool has room (spill).",
         choices=OVERFLOW_STRATEGIES,
     )
     block_timeout: float = option(1.0, "How long `block` waits for room.", at_least=0, at_most=3600, unit="s")
@@ -287,6 +293,42 @@ class SinkOptions(OptionSet):
     exit_timeout: float = option(2.0, "What the interpreter's exit waits for this sink.", at_least=0, unit="s")
     encoding: str = option("msgpack", "How events are encoded.", choices=("msgpack", "json"))
     dead_letter: bool = option(True, "Keep rejected events, with the reason, in the sink's dead-letter destination.")
+    durability: str = option(
+        "memory",
+        "What an accepted event survives: nothing (memory), the end of the process by any means (process: it is in a "
+        "memory-mapped file before emit returns), or also a power cut, but for the last moment (disk: synced every "
+        "sync_interval).",
+        choices=DURABILITIES,
+    )
+    spool_dir: str = option(
+        "",
+        "The folder for events on disk, on a local file system, shared by any number of processes; empty: "
+        "streamll/spool in XDG_STATE_HOME, or in ~/.local/state.",
+    )
+    spool_bytes: int = option(
+        256 * MIB,
+        "Bytes on disk at most, over all processes with this spool_dir, give or take a segment for each.",
+        at_least=128 * KIB,
+        unit="bytes",
+    )
+    segment_bytes: int = option(
+        8 * MIB, "Bytes of one file of the spool.", at_least=64 * KIB, at_most=1024 * MIB, unit="bytes"
+    )
+    sync_interval: float = option(
+        0.1, "With durability=disk, how long after it was accepted an event is synced, at most.", above=0, unit="s"
+    )
+
+    @property
+    def spools(self) -> bool:
+        """Whether events may go to disk."""
+        return self.durability != "memory" or self.buffer_overflow_strategy == "spill"
+
+    def check(self) -> None:
+        """Refuse a spool that could not hold two segments, of which one is written while the other is delivered."""
+        if self.spools and self.spool_bytes < 2 * self.segment_bytes:
+            raise ConfigurationError(
+                f"sink option spool_bytes={self.spool_bytes}: must be at least twice segment_bytes={self.segment_bytes}"
+            )
 
 
 OVERSIZE_POLICIES = ("cut", "dead_letter")

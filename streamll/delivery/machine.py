@@ -2,18 +2,25 @@
 
 It holds one batch at a time, as groups of entries in their order, and decides about retries, halving, dead letters,
 expiry and the circuit. The worker carries its commands out and reports back. Nothing here waits or knows the time.
+
+What it drops leaves a note in its place, which tells readers of the gap. A note goes the way of an entry, and is counted
+nowhere: its number is that of an event that was counted when it was dropped.
 """
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from math import inf
 
 from streamll.delivery.batching import halves
 from streamll.delivery.circuit import CircuitBreaker, CircuitState
+from streamll.delivery.gaps import Gap, gap_of
 from streamll.delivery.outcome import BatchOutcome, Entry, Failure
+from streamll.models import Record
 
 PROBE_SIZE = 10
 """Events in the one small batch that a half-open circuit lets through."""
@@ -93,9 +100,12 @@ class Machine:
         jitter: Draws a random number from 0 to 1.
         delivery_deadline: Seconds after which an event is given up; None: never.
         dead_letter: Whether rejected entries go to the dead-letter destination; else they are dropped.
+        declare: From a gap to the record that tells readers of it; None: gaps are not declared.
 
     Attributes:
         retries: How many times a batch, or a part of one, was sent again after the broker was not available.
+        declared: Dropped events that readers have been told of.
+        undeclared: Those of which the broker did not take the note.
     """
 
     def __init__(
@@ -105,32 +115,49 @@ class Machine:
         jitter: Callable[[], float],
         delivery_deadline: float | None = None,
         dead_letter: bool = True,
+        declare: Callable[[Gap], Record] | None = None,
     ) -> None:
         self.circuit = circuit
         self.retries = 0
+        self.declared = 0
+        self.undeclared = 0
         self._delay = delay
         self._jitter = jitter
         self._deadline = delivery_deadline
         self._dead_letter = dead_letter
+        self._declare = declare
         self._groups: deque[list[Entry]] = deque()
         self._failures = 0
         self._not_before = 0.0
         self._sending = False  # the first group is on its way, and nobody knows yet what became of it
         self._unsure: set[int] = set()  # held entries that an earlier attempt may have left at the broker
         self._holds_dead_letters = False
+        self._notes: dict[int, int] = {}  # how many numbers the note under this one declares
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is held, not even a note."""
+        return not self._groups
 
     @property
     def floor(self) -> int | None:
-        """The lowest sequence number held; None when nothing is."""
-        return min(group[0].seq for group in self._groups) if self._groups else None
+        """The lowest sequence number of an event that is held; None when none is."""
+        return min((entry.seq for entry in self._first_events()), default=None)
 
-    def load(self, batch: Sequence[Entry]) -> None:
-        """Take charge of a batch, whose entries are in the order of their sequence numbers."""
+    def load(self, batch: Sequence[Entry], gap: Gap | None = None) -> None:
+        """Take charge of a batch, whose entries are in the order of their sequence numbers.
+
+        Args:
+            batch: The entries.
+            gap: What was dropped before the last of them, or, when there are none, since the last batch.
+        """
         if not self._groups:
             self._unsure.clear()
             self._holds_dead_letters = False
-        if batch:
-            self._groups.append([self._mark(e, e.record.poison) if e.record.poison else e for e in batch])
+        group = [self._mark(e, e.record.poison) if e.record.poison else e for e in batch]
+        self._insert_note(group, gap)
+        if group:
+            self._groups.append(group)
 
     def next(self, now: float) -> Command:
         """Return what to do now.
@@ -167,7 +194,7 @@ class Machine:
             self._succeeded(now)
         self._sending = False
         group = self._groups.popleft()
-        if outcome.failure is None and not outcome.rejected and not self._holds_dead_letters:
+        if outcome.failure is None and not outcome.rejected and not self._holds_dead_letters and not self._notes:
             return Settlement(delivered=group)
         delivered: list[Entry] = []
         dead_lettered: list[Entry] = []
@@ -178,7 +205,10 @@ class Machine:
             if reason is not None:
                 self._reject(entry, reason, left, dropped)
             elif outcome.failure is None or position in outcome.delivered:
-                (dead_lettered if entry.dead_letter else delivered).append(entry)
+                if entry.note:
+                    self.declared += self._notes.pop(entry.seq)
+                else:
+                    (dead_lettered if entry.dead_letter else delivered).append(entry)
             else:
                 left.append(entry)
                 if failed and outcome.sent:
@@ -203,9 +233,14 @@ class Machine:
         """Give up everything held, because the sink stops: what may have been sent is `unconfirmed`."""
         self._note_missing_answer()
         dropped = [
-            (entry, UNCONFIRMED if entry.seq in self._unsure else SHUTDOWN) for group in self._groups for entry in group
+            (entry, UNCONFIRMED if entry.seq in self._unsure else SHUTDOWN)
+            for group in self._groups
+            for entry in group
+            if not entry.note
         ]
         self._groups.clear()
+        self.undeclared += sum(self._notes.values())
+        self._notes.clear()
         return Settlement(dropped=dropped)
 
     def _succeeded(self, now: float) -> None:
@@ -229,9 +264,12 @@ class Machine:
             self._sending = False
 
     def _reject(self, entry: Entry, reason: str, left: list[Entry], dropped: list[tuple[Entry, str]]) -> None:
-        """A rejected event becomes a dead letter, in its place; a rejected dead letter is given up."""
-        if entry.dead_letter:
+        """A rejected event becomes a dead letter, in its place; a rejected dead letter is given up, for a note."""
+        if entry.note:
+            self.undeclared += self._notes.pop(entry.seq)
+        elif entry.dead_letter:
             dropped.append((entry, DEAD_LETTER_FAILED))
+            self._insert_note(left, gap_of([(entry.seq, DEAD_LETTER_FAILED)]))
         else:
             left.append(self._mark(entry, reason))
 
@@ -251,16 +289,35 @@ class Machine:
         )
 
     def _next_expiry(self) -> float:
-        if self._deadline is None or not self._groups:
+        if self._deadline is None:
             return inf
-        return min(group[0].record.created for group in self._groups) / 1e9 + self._deadline
+        return min((entry.record.created / 1e9 for entry in self._first_events()), default=inf) + self._deadline
+
+    def _first_events(self) -> Iterator[Entry]:
+        """The first event of each group, notes left out."""
+        for group in self._groups:
+            yield from islice((entry for entry in group if not entry.note), 1)
 
     def _remove(self, which: Callable[[Entry], bool], why: Callable[[Entry], str]) -> list[tuple[Entry, str]]:
-        removed = [(entry, why(entry)) for group in self._groups for entry in group if which(entry)]
-        if removed:
-            kept = ([entry for entry in group if not which(entry)] for group in self._groups)
-            self._groups = deque(group for group in kept if group)
+        """Drop events, for a note in each group that had any."""
+        removed: list[tuple[Entry, str]] = []
+        groups = list(self._groups)
+        self._groups.clear()
+        for group in groups:
+            gone = [(entry, why(entry)) for entry in group if not entry.note and which(entry)]
+            if gone:
+                removed += gone
+                group = [entry for entry in group if entry.note or not which(entry)]
+                self._insert_note(group, gap_of((entry.seq, reason) for entry, reason in gone))
+            if group:
+                self._groups.append(group)
         return removed
+
+    def _insert_note(self, group: list[Entry], gap: Gap | None) -> None:
+        """Put the note of a gap into its place among the entries of a group."""
+        if gap is not None and self._declare is not None:
+            insort(group, Entry(gap.last, self._declare(gap), note=True), key=lambda entry: entry.seq)
+            self._notes[gap.last] = gap.count
 
     def _mark(self, entry: Entry, reason: str) -> Entry:
         self._holds_dead_letters = True

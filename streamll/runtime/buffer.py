@@ -1,7 +1,8 @@
 """The bounded buffer: where an event is accepted, gets its number, waits, and is counted until its fate is known.
 
 What belongs here: the one lock of a sink, and everything that must be consistent under it: the entries, the ledger, the
-sequence. What does not: what a batch is (delivery/batching.py), or sending (worker.py).
+sequence. What does not: which entry gives way (waiting.py), what lies on disk (shelf.py), what a batch is
+(delivery/batching.py), or sending (worker.py).
 
 Any thread may call `put` at any moment, also one that is inside `put` already: a garbage collection or a signal handler
 may run the application's code in the middle of it. So the lock is reentrant, and a call that finds its own thread
@@ -15,30 +16,30 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import RLock
 from time import monotonic
+from typing import TYPE_CHECKING
 
+from streamll.delivery.gaps import Gap, Holes, ranges_of
 from streamll.delivery.ledger import Balance, Ledger
 from streamll.delivery.machine import EXPIRED, SHUTDOWN, UNCONFIRMED, Settlement
 from streamll.delivery.outcome import Entry
 from streamll.errors import BufferFullError
 from streamll.models import Record
 from streamll.options import SinkOptions
+from streamll.runtime.waiting import ENTRY_OVERHEAD, Waiting, rank_of, size_of
 from streamll.runtime.wakeup import Wakeup
+
+if TYPE_CHECKING:
+    from streamll.runtime.shelf import Shelf
 
 BUFFER_FULL = "buffer_full"
 TOO_LARGE = "too_large"
 STOPPED = "stopped"
 OVERFLOW = "overflow"
-
-ENTRY_OVERHEAD = 512
-"""Bytes counted for an entry beside its payload: its record, labels, number and place in the queue."""
+SPOOL_FULL = "spool_full"
+SPOOL_DAMAGED = "spool_damaged"
 
 _NEVER = 1 << 62
 _POLL = 0.05  # seconds after which a waiting thread looks again by itself, should a wake-up have gone to another
-
-
-def size_of(record: Record) -> int:
-    """The bytes a record is counted as."""
-    return len(record.payload) + ENTRY_OVERHEAD
 
 
 class Buffer:
@@ -47,9 +48,17 @@ class Buffer:
     Args:
         options: Bounds and overflow strategy.
         on_evicted: Takes each entry that gave way to a newer one, under the lock; None: nobody wants to know.
+        shelf: What lies on disk; None: nothing does.
+        holes: Takes the numbers of what is dropped, to be declared; None: gaps are not declared.
     """
 
-    def __init__(self, options: SinkOptions, on_evicted: Callable[[Entry], None] | None = None) -> None:
+    def __init__(
+        self,
+        options: SinkOptions,
+        on_evicted: Callable[[Entry], None] | None = None,
+        shelf: Shelf | None = None,
+        holes: Holes | None = None,
+    ) -> None:
         self.activity = Wakeup()
         """Set when the worker, which waits for it, has something to do."""
         self._options = options
@@ -57,16 +66,20 @@ class Buffer:
         self._max_events = options.buffer_size
         self._max_bytes = options.buffer_bytes
         self._on_evicted = on_evicted
+        self._shelf = shelf
+        self._holes = holes
         self._lock = RLock()
         self._busy = False
         self._side: deque[Record | str] = deque()  # records to accept, and reasons of refusals to count
-        self._entries: deque[Entry] = deque()
+        self._waiting = Waiting()
         self._ledger = Ledger()
         self._bytes = 0  # buffered and in flight
         self._flying_bytes = 0
         self._floor: int | None = None  # the lowest sequence number in flight
+        self._flying: list[Entry] = []  # the batch in flight, and which of it has landed: kept for a shelf only
+        self._landed: set[int] = set()
         self._wake_at = _NEVER  # so many entries waiting set `activity`
-        self._waiting: deque[Wakeup] = deque()  # threads that wait for room, or for a flush
+        self._waiters: deque[Wakeup] = deque()  # threads that wait for room, or for a flush
         self._closed = False
         self._sealed = False
         self._reading = Balance()
@@ -132,36 +145,78 @@ class Buffer:
         ledger = self._ledger
         if self._closed:
             return self._refuse(STOPPED)
-        entries = self._entries
+        waiting = self._waiting
+        shelf = self._shelf
         size = len(record.payload) + ENTRY_OVERHEAD
-        if len(entries) + ledger.in_flight >= self._max_events or self._bytes + size > self._max_bytes:
+        full = waiting.count + ledger.in_flight >= self._max_events or self._bytes + size > self._max_bytes
+        if full or (shelf is not None and shelf.spooled):
             if size > self._max_bytes:
                 return self._refuse(TOO_LARGE)
-            if strategy == "drop_oldest" and self._flying_bytes + size <= self._max_bytes:
-                self._evict(size)
+            if shelf is not None and self._strategy == "spill":
+                return self._spill(shelf, record)
+            self._make_room(rank_of(record), size, strategy)
             if self._is_full(size):
                 return None if strategy in ("block", "raise_error") else self._refuse(BUFFER_FULL)
         seq = ledger.accepted + 1
-        entries.append(Entry(seq, record))
+        entry = Entry(seq, record)
+        if shelf is not None and shelf.always:
+            shelf.keep(entry)
+        waiting.queues[rank_of(record)].append(entry)
+        waiting.count += 1
         self._bytes += size
         ledger.accepted = seq
         ledger.offered += 1
-        if len(entries) >= self._wake_at:
+        if waiting.count >= self._wake_at:
             self.activity.set()
             self._wake_at = _NEVER
         return True
 
     def _is_full(self, size: int) -> bool:
-        held = len(self._entries) + self._ledger.in_flight
+        held = self._waiting.count + self._ledger.in_flight
         return held >= self._max_events or self._bytes + size > self._max_bytes
 
-    def _evict(self, size: int) -> None:
-        while self._entries and self._is_full(size):
-            entry = self._entries.popleft()
+    def _spill(self, shelf: Shelf, record: Record) -> bool:
+        """There is no room in memory, or older events lie on disk only: the next one follows them."""
+        ledger = self._ledger
+        entry = Entry(ledger.accepted + 1, record)
+        if not shelf.has_room(entry) or not shelf.spill(entry):
+            return self._refuse(SPOOL_FULL)
+        ledger.accepted = entry.seq
+        ledger.offered += 1
+        shelf.spooled += 1
+        return True
+
+    def _make_room(self, rank: int, size: int, strategy: str) -> None:
+        """Drop what gives way to a newcomer: what is of a lower class, and with `drop_oldest` also of its own.
+
+        With the other strategies nothing that was accepted gives way.
+        """
+        if strategy not in ("drop_oldest", "drop_newest"):
+            return
+        held = self._waiting.count + self._ledger.in_flight
+        for entry in self._waiting.victims(
+            rank,
+            newest=strategy == "drop_newest",
+            enough=lambda n, freed: held - n < self._max_events and self._bytes - freed + size <= self._max_bytes,
+        ):
             self._bytes -= size_of(entry.record)
-            self._ledger.drop(OVERFLOW)
+            self._drop(entry, OVERFLOW)
             if self._on_evicted is not None:
                 self._on_evicted(entry)
+
+    def _drop(self, entry: Entry, reason: str) -> None:
+        """Count an entry that waited as dropped."""
+        self._ledger.drop(reason)
+        if self._holes is not None:
+            self._holes.add(entry.seq, entry.seq, reason)
+        if self._shelf is not None:
+            self._shelf.settle([(entry.seq, entry.seq)], self._lowest())
+
+    def _lowest(self) -> int:
+        """The lowest number in memory whose fate is not known; beyond all numbers when there is none."""
+        first = self._waiting.first()
+        lowest = _NEVER if first is None else first.seq
+        return lowest if self._floor is None else min(lowest, self._floor)
 
     def _refuse(self, reason: str) -> bool:
         self._ledger.refuse(reason)
@@ -195,12 +250,12 @@ class Buffer:
         """A flag that is set whenever something is settled, and forgotten afterwards, settled or not."""
         waiter = Wakeup()
         with self._lock:
-            self._waiting.append(waiter)
+            self._waiters.append(waiter)
         try:
             yield waiter
         finally:
             with self._lock:
-                self._waiting.remove(waiter)
+                self._waiters.remove(waiter)
 
     def _repair(self) -> None:
         """Ctrl-C, or another exception out of a signal handler, came between two steps of `put`: make the numbers hold.
@@ -209,13 +264,14 @@ class Buffer:
         uncounted, which is counted here; and the worker may not have been told.
         """
         ledger = self._ledger
-        if self._entries and self._entries[-1].seq > ledger.accepted:
-            self._entries.pop()
-        self._bytes = self._flying_bytes + sum(size_of(entry.record) for entry in self._entries)
+        self._waiting.forget_after(ledger.accepted)
+        self._bytes = self._flying_bytes + sum(size_of(entry.record) for entry in self._waiting)
+        if self._shelf is not None:
+            self._shelf.recount(ledger.accepted)
         ledger.offered = ledger.accepted + sum(ledger.refused.values())
-        balance = ledger.read(len(self._entries))
-        known = balance.delivered + balance.dead_lettered + sum(balance.dropped.values()) + balance.buffered
-        evicted = ledger.accepted - known - balance.in_flight
+        balance = self._read()
+        settled = balance.delivered + balance.dead_lettered + sum(balance.dropped.values())
+        evicted = ledger.accepted - settled - balance.buffered - balance.in_flight - balance.spooled
         if evicted:
             ledger.drop(OVERFLOW, evicted)
         self.activity.set()
@@ -228,11 +284,14 @@ class Buffer:
             if not self._busy:
                 try:
                     self._busy = True
-                    self._reading = self._ledger.read(len(self._entries))
+                    self._reading = self._read()
                 finally:
                     self._busy = False
                     self._enter_side()
             return self._reading
+
+    def _read(self) -> Balance:
+        return self._ledger.read(self._waiting.count, 0 if self._shelf is None else self._shelf.spooled)
 
     @property
     def bytes_held(self) -> int:
@@ -245,7 +304,13 @@ class Buffer:
         return self._ledger.accepted
 
     def __len__(self) -> int:
-        return len(self._entries) + self._ledger.in_flight
+        spooled = 0 if self._shelf is None else self._shelf.spooled
+        return self._waiting.count + self._ledger.in_flight + spooled
+
+    @property
+    def shelf(self) -> Shelf | None:
+        """What lies on disk, if anything may."""
+        return self._shelf
 
     def wait_settled(self, seq: int, timeout: float) -> bool:
         """Wait until the fate of every event up to a number is known; returns whether it is."""
@@ -260,35 +325,59 @@ class Buffer:
 
     def _is_settled(self, seq: int) -> bool:
         with self._lock:
-            in_flight = self._floor is not None and self._floor <= seq
-            return not in_flight and not (self._entries and self._entries[0].seq <= seq)
+            spooled = self._shelf is not None and self._shelf.is_waiting(seq)
+            return not spooled and self._lowest() > seq
 
     # The worker's side
 
     def waiting(self, wake_at: int) -> int:
         """Return how many entries wait; when fewer than `wake_at`, set `activity` as soon as so many do."""
         with self._lock:
-            n = len(self._entries)
+            n = self._waiting.count
+            if self._shelf is not None:
+                n += self._shelf.spooled
             self._wake_at = wake_at if n < wake_at else _NEVER
             return n
 
     def take(self, max_events: int, max_bytes: int) -> list[Entry]:
         """Move the oldest entries in flight: at most so many, and so many payload bytes, but always one."""
+        shelf = self._shelf
         with self._lock:
-            entries = self._entries
-            batch = [entries.popleft() for _ in range(min(max_events, len(entries)))]
-            if not batch:
-                return batch
-            sizes = [len(entry.record.payload) for entry in batch]
-            total = sum(sizes)
-            while total > max_bytes and len(batch) > 1:
-                total -= sizes.pop()
-                entries.appendleft(batch.pop())
-            self._flying_bytes += total + ENTRY_OVERHEAD * len(batch)
+            batch = self._waiting.take(max_events, max_bytes)
+            if batch or shelf is None or not shelf.spooled:
+                return self._fly(batch)
+        batch = shelf.read_ahead(max_events, max_bytes)
+        with self._lock:
+            if self._sealed:
+                return []
+            for first, last in shelf.take(batch):
+                self._ledger.drop(SPOOL_DAMAGED, last - first + 1)
+                if self._holes is not None and first:
+                    self._holes.add(first, last, SPOOL_DAMAGED)
+            self._bytes += sum([size_of(entry.record) for entry in batch])
+            return self._fly(batch)
+
+    def _fly(self, batch: list[Entry]) -> list[Entry]:
+        if batch:
+            self._flying_bytes += sum([size_of(entry.record) for entry in batch])
             self._ledger.in_flight += len(batch)
             if self._floor is None:
                 self._floor = batch[0].seq
-            return batch
+            if self._shelf is not None:
+                self._flying = batch
+        return batch
+
+    @property
+    def has_gap(self) -> bool:
+        """Whether there are dropped events of which `take_gap` has not told yet."""
+        return bool(self._holes)
+
+    def take_gap(self, batch: list[Entry]) -> Gap | None:
+        """Return what was dropped before the last entry of a batch, or, when it is empty, before what is to come."""
+        if not self._holes:
+            return None
+        with self._lock:
+            return self._holes.take(batch[-1].seq if batch else None)
 
     def expire(self, created_before: int) -> tuple[list[Entry], int | None]:
         """Drop what waits and was created before then, oldest first; when nothing is left, set `activity` at the next.
@@ -298,18 +387,17 @@ class Buffer:
         """
         expired = []
         with self._lock:
-            entries = self._entries
-            while entries and entries[0].record.created < created_before:
-                entry = entries.popleft()
-                expired.append(entry)
+            waiting = self._waiting
+            while (entry := waiting.first()) is not None and entry.record.created < created_before:
+                expired.append(waiting.take_first())
                 self._bytes -= size_of(entry.record)
-                self._ledger.drop(EXPIRED)
+                self._drop(entry, EXPIRED)
             if expired:
                 self._tell_waiting()
-            if not entries:
+            if entry is None:
                 self._wake_at = 1
                 return expired, None
-            return expired, entries[0].record.created
+            return expired, entry.record.created
 
     def settle(self, settlement: Settlement, floor: int | None) -> bool:
         """Count entries in flight whose fate is known now.
@@ -324,6 +412,11 @@ class Buffer:
         size = sum([size_of(entry.record) for entry in settlement.delivered])
         size += sum([size_of(entry.record) for entry in settlement.dead_lettered])
         size += sum([size_of(entry.record) for entry, _ in settlement.dropped])
+        seqs: list[int] = []
+        if self._shelf is not None:
+            dropped = [entry for entry, _ in settlement.dropped]
+            seqs = sorted([entry.seq for entry in (*settlement.delivered, *settlement.dead_lettered, *dropped)])
+        ranges = ranges_of(seqs)
         with self._lock:
             if self._sealed:
                 return False
@@ -336,11 +429,17 @@ class Buffer:
             self._bytes -= size
             self._flying_bytes -= size
             self._floor = floor
+            if self._shelf is not None:
+                self._landed.update(seqs)
+                if floor is None:
+                    self._flying = []
+                    self._landed.clear()
+                self._shelf.settle(ranges, self._lowest())
             self._tell_waiting()
         return True
 
     def _tell_waiting(self) -> None:
-        for waiter in tuple(self._waiting):
+        for waiter in tuple(self._waiters):
             waiter.set()
 
     def close(self) -> None:
@@ -351,23 +450,31 @@ class Buffer:
     def give_up(self, in_flight_as: str = UNCONFIRMED) -> list[Entry]:
         """Drop what waits, and what is in flight without the worker having said its fate: nothing changes after it.
 
+        What can be left on disk for the next process is not dropped, but stays spooled.
+
         Args:
             in_flight_as: Why what is in flight counts as dropped.
 
         Returns:
-            The entries that waited.
+            The entries that waited and were dropped.
         """
         with self._lock:
             self._closed = self._sealed = True
             ledger = self._ledger
-            waited = list(self._entries)
-            self._entries.clear()
+            waited = self._waiting.clear()
+            flying = ledger.in_flight
+            if self._shelf is not None:
+                aloft = [entry for entry in self._flying if entry.seq not in self._landed]
+                lost = {entry.seq for entry in self._shelf.put_away([*aloft, *waited])}
+                waited = [entry for entry in waited if entry.seq in lost]
+                flying = sum(1 for entry in aloft if entry.seq in lost)
             if waited:
                 ledger.drop(SHUTDOWN, len(waited))
-            if ledger.in_flight:
-                ledger.drop(in_flight_as, ledger.in_flight)
+            if flying:
+                ledger.drop(in_flight_as, flying)
             ledger.in_flight = 0
             self._bytes = self._flying_bytes = 0
             self._floor = None
+            self._flying = []
             self._tell_waiting()
         return waited

@@ -9,17 +9,19 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from random import random
 from time import monotonic, monotonic_ns
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from streamll.context import mute_this_thread, muted
 from streamll.delivery.backoff import delays
 from streamll.delivery.batching import batch_limit, byte_limit, next_size
 from streamll.delivery.circuit import CircuitBreaker, CircuitState
+from streamll.delivery.gaps import Gap
 from streamll.delivery.machine import (
     EXPIRED,
     SHUTDOWN,
@@ -34,11 +36,15 @@ from streamll.delivery.machine import (
 )
 from streamll.delivery.outcome import BatchOutcome, Entry, Failure
 from streamll.errors import FatalError, UnavailableError
+from streamll.models import CLOSING, GAP, Record
 from streamll.options import YEAR, SinkOptions
-from streamll.runtime.buffer import BUFFER_FULL, OVERFLOW, Buffer
+from streamll.runtime.buffer import BUFFER_FULL, OVERFLOW, SPOOL_FULL, Buffer
 from streamll.runtime.fork import whole_import
 from streamll.runtime.latency import Histogram
 from streamll.runtime.transport import Transport
+
+if TYPE_CHECKING:
+    from streamll.runtime.journal import Journal
 
 log = logging.getLogger("streamll")
 
@@ -48,12 +54,18 @@ IDLE_POLL = 3600.0
 _GRACE = 0.25
 """Seconds beyond its deadline that `stop` gives an interrupted worker to report back."""
 
+_FAREWELL = 0.5
+"""Seconds that a clean stop spends on the closing record."""
+
 _AFTER_DEFECT = 1.0
 """Seconds between two attempts when the worker itself failed."""
 
 DELIVERED = "delivered"
 DEAD_LETTERED = "dead_lettered"
 DROPPED = "dropped"
+
+MakeNote = Callable[[str, Mapping[str, Any]], Record]
+"""From a note's event type and its data to the record that says it."""
 
 # What is said once until a batch is delivered; everything else is said once and for all.
 _UNTIL_DELIVERED = frozenset({"open", "fatal", "defect"})
@@ -89,6 +101,8 @@ class Worker:
         wait: Makes a tenacity wait strategy, or None for the default.
         on_delivery: Called on the worker's thread with the fate of each event; what it raises is counted and swallowed.
         evicted: Entries that gave way to newer ones and are yet to be reported; filled by the buffer.
+        make_note: Makes the sink's own records, which tell readers of gaps and of the end; None: it tells them nothing.
+        closes: Whether a clean stop is the end of the producer, and says so.
     """
 
     def __init__(
@@ -100,6 +114,8 @@ class Worker:
         wait: Any = None,
         on_delivery: Callable[[DeliveryReport], None] | None = None,
         evicted: Any = None,
+        make_note: MakeNote | None = None,
+        closes: bool = True,
     ) -> None:
         self.name = name
         self._buffer = buffer
@@ -108,6 +124,8 @@ class Worker:
         self._transport: Transport | None = None
         self._on_delivery = on_delivery
         self._evicted = evicted
+        self._make_note = make_note
+        self._closes = closes
         self._wait = wait
         self.circuit = CircuitBreaker(
             options.failure_threshold,
@@ -116,7 +134,12 @@ class Worker:
             enabled=options.circuit_breaker,
         )
         self._machine = Machine(
-            self.circuit, self._delay, random, options.delivery_deadline, dead_letter=options.dead_letter
+            self.circuit,
+            self._delay,
+            random,
+            options.delivery_deadline,
+            dead_letter=options.dead_letter,
+            declare=None if make_note is None else partial(_gap_note, make_note),
         )
         self._delays: Callable[[int], float] | None = None
         self._thread: threading.Thread | None = None
@@ -141,6 +164,11 @@ class Worker:
     def retries(self) -> int:
         """How many batches were to be sent again."""
         return self._machine.retries
+
+    @property
+    def declared(self) -> int:
+        """How many dropped events readers have been told of."""
+        return self._machine.declared
 
     @property
     def is_current_thread(self) -> bool:
@@ -205,6 +233,13 @@ class Worker:
                 self._thread.join(_GRACE)
         waited = self._buffer.give_up(self._unsettled_as)
         self._report(Settlement(dropped=[(entry, SHUTDOWN) for entry in waited]))
+        if self._buffer.shelf is not None and not self.is_alive:  # else it may be reading there
+            self._buffer.shelf.journal.close()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its thread has not ended."""
+        return self._thread is not None and self._thread.is_alive()
 
     # The loop
 
@@ -230,8 +265,13 @@ class Worker:
                     self._defect(error)
                     self._pause(monotonic() + _AFTER_DEFECT, until)
             if self._stop_by is not None:
-                self._settle(self._machine.abandon())
-                self._close_transport(clean=len(self._buffer) == 0)
+                left = self._machine.abandon()
+                if self._buffer.shelf is None:  # else `give_up` leaves it on disk
+                    self._settle(left)
+                clean = len(self._buffer) == 0
+                if clean:
+                    self._say_farewell(self._stop_by)
+                self._close_transport(clean)
         finally:
             self._driving.release()
 
@@ -241,11 +281,13 @@ class Worker:
 
     def _step(self, until: float | None) -> bool:
         """Carry out one command; returns False when there is nothing left to do for a caller that waits."""
-        if (self._stop_by is not None or until is not None) and len(self._buffer) == 0:
+        if (self._stop_by is not None or until is not None) and not self._has_work():
             return False
         now = monotonic()
         if OVERFLOW not in self._said:
             self._say_overflow()
+        if self._buffer.shelf is not None:
+            self._tend_journal(self._buffer.shelf.journal)
         if self._probe:
             self._probe = False
             self._machine.probe_now(now)
@@ -260,19 +302,22 @@ class Worker:
             return self._take(until)
         return True
 
+    def _has_work(self) -> bool:
+        return len(self._buffer) > 0 or not self._machine.is_idle or self._buffer.has_gap
+
     def _take(self, until: float | None) -> bool:
         """Load the next batch, or wait for it: until it is full, its linger is over, or somebody flushes or stops."""
         full = batch_limit(self._options)
         waiting = self._buffer.waiting(1)
         hurry = self._stop_by is not None or until is not None
-        if waiting == 0:
+        if waiting == 0 and not self._buffer.has_gap:
             self._report_evicted()
             self._pause(monotonic() + IDLE_POLL, until)
             return True
-        if waiting < full and not hurry and self._options.flush_interval > 0:
+        if 0 < waiting < full and not hurry and self._options.flush_interval > 0:
             self._linger(full)
         batch = self._buffer.take(next_size(self._buffer.waiting(full), self._options), byte_limit(self._options))
-        self._machine.load(batch)
+        self._machine.load(batch, self._buffer.take_gap(batch))
         self._unsettled_as = SHUTDOWN  # no byte of it has been sent
         return True
 
@@ -378,6 +423,30 @@ class Worker:
             if now >= wake_at:
                 return
 
+    def _say_farewell(self, stop_by: float) -> None:
+        """Tell readers that this was all, if the broker is there to hear it; it is not worth a wait or a retry."""
+        last = self._buffer.last_seq
+        transport = self._transport
+        if self._make_note is None or not self._closes or not last or transport is None or not transport.is_open:
+            return
+        try:
+            note = Entry(last + 1, self._make_note(CLOSING, {"last": last}), note=True)
+            outcome = transport.send([note], min(stop_by, monotonic() + _FAREWELL))
+        except Exception as error:
+            self._defect(error)
+        else:
+            log.debug("sink %s: closed, %s", self.name, outcome.error or "and said so")
+
+    def _tend_journal(self, journal: Journal) -> None:
+        """Make room ahead, so that `emit` need not; and say what is wrong with the disk."""
+        journal.prepare()
+        trouble = journal.trouble
+        if trouble:
+            self._say("spool", f"{trouble}; events are kept in memory only until that is mended")
+        elif "spool" in self._said:
+            self._said.remove("spool")
+            log.warning("sink %s: the spool takes events again", self.name)
+
     def _close_transport(self, clean: bool) -> None:
         transport = self._transport
         if transport is not None:
@@ -421,7 +490,7 @@ class Worker:
 
     def _say_overflow(self) -> None:
         balance = self._buffer.read()
-        lost = balance.dropped.get(OVERFLOW, 0) + balance.refused.get(BUFFER_FULL, 0)
+        lost = balance.dropped.get(OVERFLOW, 0) + sum(balance.refused.get(why, 0) for why in (BUFFER_FULL, SPOOL_FULL))
         if lost:
             self._say(
                 OVERFLOW, f"the buffer is full: {lost} events have been lost so far; further ones are only counted"
@@ -462,3 +531,8 @@ class Worker:
         if self._evicted:
             evicted = [self._evicted.popleft() for _ in range(len(self._evicted))]
             self._report(Settlement(dropped=[(entry, OVERFLOW) for entry in evicted]))
+
+
+def _gap_note(make_note: MakeNote, gap: Gap) -> Record:
+    """Make the record that tells readers which events were dropped."""
+    return make_note(GAP, {"count": gap.count, "ranges": gap.ranges, "reasons": gap.reasons})

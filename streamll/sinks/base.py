@@ -23,6 +23,7 @@ from urllib.parse import parse_qsl
 from streamll.codec import CONTENT_TYPES
 from streamll.context import muted
 from streamll.delivery.circuit import CircuitChange, CircuitState
+from streamll.delivery.gaps import Holes
 from streamll.delivery.ledger import Balance
 from streamll.delivery.lifecycle import Phase, moved
 from streamll.delivery.outcome import Entry
@@ -79,6 +80,11 @@ class SinkStats(Balance):
         producer: The id under which a reader finds its events.
         phase: "new", "running", "draining" or "stopped".
         bytes_held: Bytes of what is buffered and in flight, as counted against buffer_bytes.
+        declared: Dropped events that readers have been told of by a gap record.
+        unprotected: Accepted events that were to be on disk and were in memory only, because the disk did not take them.
+        spool_bytes: Bytes of the files on disk of this sink.
+        spool_trouble: What is wrong with the spool; empty when nothing is.
+        adopted: What became of the events that dead processes had left in the spool, each in a ledger of its own.
         batches: Batches sent, attempts that failed included.
         failed_batches: Those of them, and those for which no connection could be had, that were not delivered whole.
         retries: Times that a batch, or what was left of one, had to be sent again.
@@ -96,6 +102,10 @@ class SinkStats(Balance):
     producer: str = ""
     phase: str = Phase.NEW.value
     bytes_held: int = 0
+    declared: int = 0
+    unprotected: int = 0
+    spool_bytes: int = 0
+    spool_trouble: str = ""
     batches: int = 0
     failed_batches: int = 0
     retries: int = 0
@@ -150,6 +160,8 @@ class Sink:
 
     Args:
         destination: Where the events go, for people; it must not hold a credential.
+        address: A URL that leads to the same destination, without credentials: by it a process finds in the spool what
+            another has left there, and `streamll replay` the way. Default: the destination.
         transport: From the producer's id to a new transport; called on the worker's thread.
         options: The options that every sink has.
         name: The sink's name in stats and logs; default: the class's scheme.
@@ -161,11 +173,13 @@ class Sink:
 
     Attributes:
         own_options: The options that only this kind of sink has.
+        keeps_notes: Whether its destination keeps the sink's own records, of gaps and of the end, for readers.
         event_queue: What it still holds: `event_queue.empty()` is False while anything is buffered or in flight.
     """
 
     own_options: ClassVar[type[OptionSet]] = OptionSet
     scheme: ClassVar[str] = "sink"
+    keeps_notes: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -173,6 +187,7 @@ class Sink:
         destination: str,
         transport: Callable[[str], Transport],
         options: SinkOptions,
+        address: str = "",
         name: str = "",
         event_filter: EventFilter | None = None,
         on_delivery: OnDelivery | None = None,
@@ -184,6 +199,7 @@ class Sink:
                 raise ConfigurationError(f"sink option {label}: must be callable, not a {type(function).__name__}")
         self._name = name or self.scheme
         self.destination = destination
+        self.address = address or destination
         self.options = options
         self.content_type = CONTENT_TYPES[options.encoding]
         self.event_queue = EventQueue(self)
@@ -195,9 +211,9 @@ class Sink:
         self._build()
         tell_after_fork(self)
 
-    def _build(self) -> None:
+    def _build(self, parent: str = "") -> None:
         """Make what a process has of its own: producer, buffer, worker, lock."""
-        self.producer = new_producer_id()
+        self.producer = new_producer_id(parent)
         self._phase = Phase.NEW
         self._clock_offset = time() - monotonic()  # taken once, so that a change has the same time whenever it is read
         # Held for a moment only, and reentrant: a signal handler may stop the sink that it interrupted in the middle.
@@ -205,7 +221,11 @@ class Sink:
         self._starting = False
         self._filter_errors = 0
         evicted: deque[Entry] | None = deque() if self._on_delivery is not None else None
-        self._buffer = Buffer(self.options, evicted.append if evicted is not None else None)
+        self._buffer = Buffer(
+            self.options,
+            evicted.append if evicted is not None else None,
+            holes=Holes() if self.keeps_notes else None,
+        )
         self._worker = Worker(
             self.name,
             self._buffer,
@@ -214,7 +234,12 @@ class Sink:
             self._retry_wait,
             self._on_delivery,
             evicted,
+            self._make_note if self.keeps_notes else None,
         )
+
+    def _make_note(self, kind: str, data: Mapping[str, Any]) -> Record:
+        """Make a record of the sink's own, which tells readers of its events."""
+        return self.pipeline.encode(StreamllEvent(event_type=kind, data=dict(data)), self.content_type)
 
     # How a sink is made
 
@@ -409,6 +434,7 @@ class Sink:
             producer=self.producer,
             phase=self._phase.value,
             bytes_held=self._buffer.bytes_held,
+            declared=worker.declared,
             batches=worker.batches,
             failed_batches=worker.failed_batches,
             retries=worker.retries,
@@ -484,7 +510,7 @@ class Sink:
         """Be a new sink in a forked child; what the parent had buffered stays the parent's."""
         stopped = self._phase in (Phase.DRAINING, Phase.STOPPED)
         self._inherited = (self._buffer, self._worker)  # kept: closing the parent's connection is not ours to do
-        self._build()
+        self._build(parent=self.producer)
         if self._pipeline is not None:
             self._pipeline.refresh_process()
         if stopped:

@@ -57,6 +57,7 @@ class MemorySink(Sink):
 
     own_options: ClassVar[type[OptionSet]] = MemoryOptions
     scheme: ClassVar[str] = "memory"
+    keeps_notes: ClassVar[bool] = False  # its reader is in this process, and has the sink's own numbers
 
     def __init__(
         self,
@@ -81,10 +82,10 @@ class MemorySink(Sink):
             retry_wait=retry_wait,
         )
 
-    def _build(self) -> None:
+    def _build(self, parent: str = "") -> None:
         self._kept: deque[tuple[Entry, StreamllEvent]] = deque(maxlen=self._max_events)
         self._dead: deque[Entry] = deque(maxlen=self._max_events)
-        super()._build()
+        super()._build(parent)
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import quote, urlencode
 
-from streamll.brokers.rabbitmq_url import read_url
+from streamll.brokers.rabbitmq_url import Address, read_url
 from streamll.options import EventFilter, OptionSet, SinkOptions
 from streamll.pipeline import Pipeline
 from streamll.sinks.base import Finding, OnDelivery, Sink, Transport
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 DEFAULT_URL = "amqp://guest:guest@localhost:5672/"
+
+_DESTINATION = (
+    *("exchange", "exchange_type", "routing_key", "queue", "queue_type", "binding_key"),
+    *("dead_letter_exchange", "declare"),
+)
+"""The options that say where events go, and not only how."""
 
 
 class RabbitMQSink(Sink):
@@ -87,6 +94,7 @@ class RabbitMQSink(Sink):
 
         super().__init__(
             destination=f"{address.shown} exchange {own.exchange or '(default)'}",
+            address=_address_of(address, own),
             transport=transport,
             options=shared,
             name=name,
@@ -124,3 +132,10 @@ class RabbitMQSink(Sink):
     @classmethod
     def _names(cls) -> tuple[str, ...]:
         return (*cls.own_options.names(), *SinkOptions.names(), "name")
+
+
+def _address_of(address: Address, own: RabbitMQOptions) -> str:
+    """A URL to the same destination, without credentials."""
+    vhost = "" if address.vhost == "/" else quote(address.vhost, safe="")
+    there = {name: value for name, value in own.given().items() if name in _DESTINATION}
+    return f"{address.scheme}://{address.host}/{vhost}" + (f"?{urlencode(there)}" if there else "")

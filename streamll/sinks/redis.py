@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 from streamll.brokers.redis_url import RedisAddress, parse_redis_url
 from streamll.errors import ConfigurationError
@@ -97,6 +98,7 @@ class RedisSink(Sink):
         server = address.shown if address is not None else _shown(client)
         super().__init__(
             destination=f"{server} stream {own.stream}",
+            address=_address_of(address, own),
             transport=transport,
             options=shared,
             name=name,
@@ -141,6 +143,19 @@ def read_url(url: str) -> tuple[RedisAddress, dict[str, str]]:
     """
     address = parse_redis_url(url, own={*RedisOptions.names(), *SinkOptions.names(), "name"})
     return address, dict(address.options)
+
+
+def _address_of(address: RedisAddress | None, own: RedisOptions) -> str:
+    """A URL to the same stream and dead letters, without credentials; empty where only the given client knows the way."""
+    if address is None:
+        return ""
+    there = {"stream": own.stream}
+    if own.dead_letter_stream:
+        there["dead_letter_stream"] = own.dead_letter_stream
+    database = parse_qs(urlsplit(address.url).query).get("db")  # a Unix socket's path has no room for it
+    if database:
+        there["db"] = database[0]
+    return f"{address.shown}?{urlencode(there)}"
 
 
 def _check_client(url: str, client: Any) -> None:

@@ -70,6 +70,7 @@ class TerminalSink(Sink):
 
     own_options: ClassVar[type[OptionSet]] = TerminalOptions
     scheme: ClassVar[str] = "terminal"
+    keeps_notes: ClassVar[bool] = False  # nobody counts the lines on a screen
 
     def __init__(
         self,

@@ -132,7 +132,11 @@ TWICE = MemorySink()
         ({"sinks": [TWICE, TWICE]}, ("sinks", "memory://", "twice")),
         ({"sinks": ["memory://"], "before_send": [3]}, ("before_send", "int")),
         ({"sinks": ["memory://"], "before_send": 3}, ("before_send", "int")),
-        ({"sinks": ["memory://"], "buffer_overflow_strategy": "spill"}, ("buffer_overflow_strategy", "drop_oldest")),
+        ({"sinks": ["memory://"], "buffer_overflow_strategy": "drop"}, ("buffer_overflow_strategy", "drop_oldest")),
+        (
+            {"sinks": ["memory://"], "durability": "disk", "spool_bytes": 1_000_000},
+            ("spool_bytes", "twice", "segment_bytes"),
+        ),
         ({"sinks": ["memory://"], "environ": {"STREAMLL_ENABLED": "perhaps"}}, ("STREAMLL_ENABLED", "perhaps")),
         (
             {"sinks": ["memory://"], "environ": {"STREAMLL_BATCH_SIZE": "x"}},

@@ -12,7 +12,8 @@ from streamll.delivery.machine import Settlement
 from streamll.errors import BufferFullError
 from streamll.models import Record
 from streamll.options import KIB, SinkOptions
-from streamll.runtime.buffer import ENTRY_OVERHEAD, Buffer
+from streamll.runtime.buffer import Buffer
+from streamll.runtime.waiting import ENTRY_OVERHEAD
 
 
 def record(size: int = 10, created: int = 0) -> Record:

@@ -35,7 +35,7 @@ def in_thread(function: Callable[[], Any]) -> Iterator[Future[Any]]:
 
 def until_waiting(held: Buffer, waiters: int) -> None:
     """Return once so many threads wait; they say so before they wait."""
-    while len(held._waiting) < waiters:
+    while len(held._waiters) < waiters:
         threading.Event().wait(0.001)
 
 
@@ -57,7 +57,7 @@ class TestBlock:
             assert put.result(PATIENCE) is True
         assert [entry.record.payload for entry in settle(held, 10)] == [b"x", b"late"]
         assert held.read().balanced
-        assert not held._waiting
+        assert not held._waiters
 
     def test_refuses_at_the_end_of_its_time(self) -> None:
         held = buffer("block", events=2, block_timeout=0.05)
@@ -66,7 +66,7 @@ class TestBlock:
         with in_thread(lambda: held.put(record())) as put:
             assert put.result(PATIENCE) is False
         assert held.read().refused == {"buffer_full": 1}
-        assert not held._waiting
+        assert not held._waiters
 
     def test_all_who_wait_get_room_as_it_comes(self) -> None:
         held = buffer("block", events=2, block_timeout=PATIENCE)
@@ -103,7 +103,7 @@ class TestBlock:
         with in_thread(interrupt), pytest.raises(KeyboardInterrupt), untraced():
             held.put(record())
         assert held.read().offered == 2
-        assert not held._waiting
+        assert not held._waiters
         settle(held, 1)
         assert held.put(record())
         assert held.read().balanced
@@ -173,7 +173,7 @@ class TestFlush:
             until_waiting(held, 5)
             settle(held, 10)
             assert all(flush.result(PATIENCE) for flush in flushes)
-        assert not held._waiting
+        assert not held._waiters
 
 
 @pytest.mark.parametrize("strategy", OVERFLOW_STRATEGIES)

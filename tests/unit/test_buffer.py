@@ -26,7 +26,8 @@ from streamll.models import StreamllEvent
 from streamll.options import KIB, OVERFLOW_STRATEGIES, SinkOptions
 from streamll.pipeline import Pipeline
 from streamll.runtime import buffer as module
-from streamll.runtime.buffer import ENTRY_OVERHEAD, Buffer, size_of
+from streamll.runtime.buffer import Buffer
+from streamll.runtime.waiting import ENTRY_OVERHEAD, size_of
 from tests.fixtures.interrupts import interrupted
 from tests.unit.deliveries import record, seqs, untraced
 
@@ -184,7 +185,7 @@ class TestOverflow:
             except BufferFullError:
                 pass
             assert not held.wait_settled(2, 0.0)
-        assert len(held._waiting) == 0
+        assert len(held._waiters) == 0
         assert check(held).refused == {"buffer_full": 100}
 
 
@@ -456,10 +457,10 @@ def works_on(held: Buffer, where: str) -> None:
     """Whatever happened before, from now on it is a buffer like any other."""
     before = check(held)
     assert not held._side, where
-    assert len(held._waiting) <= 1, where
+    assert len(held._waiters) <= 1, where
     if before.buffered and before.accepted <= 2:
         assert held.activity.wait(0), f"{where}: the worker, which waits for one, is not told"
-    assert held.bytes_held == sum(size_of(entry.record) for entry in held._entries) + held._flying_bytes, where
+    assert held.bytes_held == sum(size_of(entry.record) for entry in held._waiting) + held._flying_bytes, where
     try:
         held.put(record())
     except BufferFullError:
@@ -467,7 +468,7 @@ def works_on(held: Buffer, where: str) -> None:
     held.refuse("filtered")
     after = check(held)
     assert after.offered == before.offered + 2, f"{where}: it is stuck"
-    numbers = seqs(list(held._entries))
+    numbers = seqs(sorted(held._waiting, key=lambda entry: entry.seq))
     assert numbers == sorted(set(numbers)), where
     batch = held.take(10**6, 10**9)
     assert held.settle(Settlement(delivered=batch), None)
@@ -679,7 +680,7 @@ class Life(RuleBasedStateMachine):
         used = sum(size for _, size in self.waiting) + sum(size_of(entry.record) for entry in self.flying)
         assert self.held.bytes_held == used <= self.options.buffer_bytes
         assert len(self.held) <= self.options.buffer_size
-        assert not self.held._waiting
+        assert not self.held._waiters
 
 
 TestLife = Life.TestCase

@@ -429,7 +429,7 @@ class TestTimestamp:
 
 class TestLimit:
     @given(
-        st.lists(texts.map(lambda text: text * 100) | texts, min_size=9, max_size=9),
+        st.lists(texts.map(lambda text: text * 100) | texts, min_size=len(codec.LABELS), max_size=len(codec.LABELS)),
         st.dictionaries(st.text(max_size=50), anything | texts.map(lambda text: text * 200), max_size=20),
         st.integers(0, 3),
         content_types,

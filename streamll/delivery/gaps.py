@@ -1,0 +1,121 @@
+"""Gaps: the numbers of events that were accepted and then dropped, until a reader can be told of them.
+
+What belongs here: which numbers are to be declared, and when they may be. What does not: the record that says it (the
+sink makes it), or how it gets to its place (machine.py).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+LOST_IN_CRASH = "lost_in_crash"
+"""The reason for numbers that a dead process had given out, and of whose events nothing is left."""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Numbers to be declared in one note.
+
+    Attributes:
+        ranges: First and last number of each hole, in order, none touching another.
+        reasons: How many numbers were dropped for which reason.
+    """
+
+    ranges: tuple[tuple[int, int], ...]
+    reasons: Mapping[str, int]
+
+    @property
+    def count(self) -> int:
+        """How many numbers it declares."""
+        return sum(last - first + 1 for first, last in self.ranges)
+
+    @property
+    def last(self) -> int:
+        """The number that its note takes: it is that of a dropped event, so it is free, and keeps the order."""
+        return self.ranges[-1][1]
+
+
+class Holes:
+    """Numbers of dropped events that no note has declared yet, as merged ranges.
+
+    There is never more than one range more than there are events around them, so memory is bounded by the buffer.
+    """
+
+    def __init__(self) -> None:
+        self._firsts: list[int] = []
+        self._lasts: list[int] = []
+        self._reasons: list[dict[str, int]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._firsts)
+
+    def add(self, first: int, last: int, reason: str) -> None:
+        """Note that these numbers were dropped; none of them may have been noted before."""
+        firsts, lasts, reasons = self._firsts, self._lasts, self._reasons
+        at = bisect_right(firsts, first)
+        joins_left = at > 0 and lasts[at - 1] + 1 == first
+        joins_right = at < len(firsts) and firsts[at] == last + 1
+        if joins_left:
+            at -= 1
+            lasts[at] = last
+            if joins_right:
+                lasts[at] = lasts.pop(at + 1)
+                del firsts[at + 1]
+                for other, n in reasons.pop(at + 1).items():
+                    reasons[at][other] = reasons[at].get(other, 0) + n
+        elif joins_right:
+            firsts[at] = first
+        else:
+            firsts.insert(at, first)
+            lasts.insert(at, last)
+            reasons.insert(at, {})
+        reasons[at][reason] = reasons[at].get(reason, 0) + last - first + 1
+
+    def take(self, below: int | None) -> Gap | None:
+        """Return the holes whose numbers are all below one, to be declared now; None when there are none.
+
+        Args:
+            below: The number; None: all of them.
+        """
+        n = len(self._firsts) if below is None else bisect_right(self._lasts, below - 1)
+        if n == 0:
+            return None
+        gap = Gap(tuple(zip(self._firsts[:n], self._lasts[:n], strict=True)), _summed(self._reasons[:n]))
+        del self._firsts[:n], self._lasts[:n], self._reasons[:n]
+        return gap
+
+
+def gap_of(dropped: Iterable[tuple[int, str]]) -> Gap:
+    """Return the gap that dropped numbers make, given each with its reason; at least one."""
+    holes = Holes()
+    for seq, reason in dropped:
+        holes.add(seq, seq, reason)
+    gap = holes.take(None)
+    if gap is None:
+        raise ValueError("a gap needs a number")
+    return gap
+
+
+def _summed(reasons: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for counts in reasons:
+        for reason, n in counts.items():
+            total[reason] = total.get(reason, 0) + n
+    return total
+
+
+def ranges_of(seqs: Iterable[int]) -> list[tuple[int, int]]:
+    """Return numbers in rising order as ranges of first and last."""
+    ranges: list[tuple[int, int]] = []
+    first = last = -1
+    for seq in seqs:
+        if seq != last + 1 or first < 0:
+            if first >= 0:
+                ranges.append((first, last))
+            first = seq
+        last = seq
+    if first >= 0:
+        ranges.append((first, last))
+    return ranges
