@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from streamll.consumers.base import ConsumerOptions
+from streamll.consumers.base_options import ConsumerOptions
 from streamll.consumers.file import FileConsumerOptions
 from streamll.consumers.rabbitmq import RabbitMQConsumerOptions
 from streamll.consumers.redis import RedisConsumerOptions

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from streamll.consumers.base import Consumer, ConsumerOptions, ConsumerStats, Events
+from streamll.consumers.base import Consumer, Events
+from streamll.consumers.base_options import ConsumerOptions, ConsumerStats
 from streamll.consumers.file import FileConsumer
 from streamll.consumers.rabbitmq import RabbitMQConsumer
 from streamll.consumers.received import Received

@@ -18,15 +18,14 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from streamll.consumers.base_options import ConsumerOptions, ConsumerStats
 from streamll.consumers.received import Coming, Received, Ticket
 from streamll.consumers.seen import SeenNumbers
 from streamll.delivery.backoff import delays
-from streamll.errors import ConsumerError, FatalError, TransportError
+from streamll.errors import ConfigurationError, ConsumerError, FatalError, TransportError
 from streamll.models import StreamllEvent
-from streamll.options import MIB, OptionSet, option
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 logger = logging.getLogger("streamll.consumers")
-
-BEGINNING, END = "beginning", "end"
 
 _POLL = 0.25
 """Seconds that one step waits for entries: how soon closing is noticed without breaking a connection for it."""
@@ -46,82 +43,21 @@ _MOST_UNDER_WAY = 100_000
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class ConsumerOptions(OptionSet):
-    """What every consumer can be told; each source adds its own."""
-
-    owner: ClassVar[str] = "consumer "
-
-    start: str | None = option(
-        None,
-        "Where to start: beginning, end (only what is new), or a position that an item had, to go on after it. When none "
-        "is given: the beginning of what the source still has.",
-    )
-    follow: bool = option(True, "Wait for new entries; when false, end at what is there now.")
-    timeout: float | None = option(None, "End when nothing new has come for so long.", at_least=0, unit="s")
-    dedup_window: int = option(
-        100_000,
-        "Gaps and lone numbers remembered to drop doubles by; 0: doubles are handed over.",
-        at_least=0,
-        at_most=10_000_000,
-    )
-    max_event_bytes: int = option(16 * MIB, "A longer entry is undecodable.", at_least=1, unit="bytes")
-    page_size: int = option(500, "Entries read at once, at most.", at_least=1, at_most=65_535)
-    retry_base: float = option(
-        0.1, "The wait before attempt n to reconnect is drawn from 0 to retry_base * 2^(n-1).", at_least=0, unit="s"
-    )
-    retry_bound: float = option(5.0, "The longest such wait.", at_least=0, unit="s")
-    give_up_after: float | None = option(
-        None,
-        "How long to try to reconnect before it is an error. The first connection is tried once.",
-        at_least=0,
-        unit="s",
-    )
-    connect_timeout: float = option(5.0, "For opening a connection.", above=0, unit="s")
-    read_timeout: float = option(
-        5.0, "For an answer of the server, beyond what it was asked to wait.", above=0, unit="s"
-    )
-
-
-@dataclass(frozen=True)
-class ConsumerStats:
-    """What a consumer has counted.
-
-    Attributes:
-        received: Items handed over.
-        undecodable: Those of them that were no events.
-        redelivered: Those of them that had been delivered before.
-        duplicates: Entries left out because their producer and number had been seen.
-        bytes: Bytes of the payloads handed over.
-        reconnects: How often a lost connection was made again, or a file began anew.
-        pending_lost: Entries of a consumer group that were trimmed from the stream before anybody acknowledged them.
-        position: That of the last item handed over.
-        last_error: Why the connection was lost last.
-    """
-
-    received: int = 0
-    undecodable: int = 0
-    redelivered: int = 0
-    duplicates: int = 0
-    bytes: int = 0
-    reconnects: int = 0
-    pending_lost: int = 0
-    position: str = ""
-    last_error: str = ""
-
-
 class Source(Protocol):
     """What a consumer needs of what it reads from. All but `interrupt` are called by one thread at a time.
 
     Attributes:
         shown: The source for people: no credentials.
         restarts: How often it had to begin anew without a lost connection.
-        pending_lost: As in ConsumerStats.
+        cuts, pending_lost: As in ConsumerStats.
+        whole: Whether reading began with the first entry that ever was there; False while that is not known.
     """
 
     shown: str
     restarts: int
+    cuts: int
     pending_lost: int
+    whole: bool
 
     def open(self) -> None:
         """Connect, importing the client library, and go on after what was read last; called again after every failure.
@@ -169,6 +105,7 @@ class Consumer(Iterator[Received], AsyncIterator[Received]):
         self._settled: deque[tuple[Any, bool]] = deque()
         self._settled_since = 0.0
         self._forgot = False
+        self._cuts = 0
         self._driving = threading.Lock()
         self._closed = threading.Event()
         self._ended = False
@@ -178,7 +115,8 @@ class Consumer(Iterator[Received], AsyncIterator[Received]):
         self._failing_since = 0.0
         self._delay: Callable[[int], float] | None = None
         self._running: Future[None] | None = None
-        self._received = self._undecodable = self._redelivered = self._duplicates = self._bytes = self._reconnects = 0
+        self._received = self._undecodable = self._redelivered = self._duplicates = self._notes = self._bytes = 0
+        self._reconnects = 0
         self._position = self._last_error = ""
 
     def __repr__(self) -> str:
@@ -189,38 +127,56 @@ class Consumer(Iterator[Received], AsyncIterator[Received]):
 
     def __next__(self) -> Received:
         deadline = self._deadline()
-        while not self._ready:
-            self._step(deadline)
-            if self._over(deadline):
-                raise StopIteration
-        if self._acks_are_due():
-            self._send_acks()
-        return self._hand_over()
+        while True:
+            while not self._ready:
+                self._step(deadline)
+                if self._over(deadline):
+                    raise StopIteration
+            if self._acks_are_due():
+                self._send_acks()
+            item = self._hand_over()
+            if item is not None:
+                return item
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Received:
         deadline = self._deadline()
-        while not self._ready:
-            await self._in_thread(lambda: self._step(deadline))
-            if self._over(deadline):
-                raise StopAsyncIteration
-        if self._acks_are_due():
-            await self._in_thread(self._send_acks)
-        return self._hand_over()
+        while True:
+            while not self._ready:
+                await self._in_thread(lambda: self._step(deadline))
+                if self._over(deadline):
+                    raise StopAsyncIteration
+            if self._acks_are_due():
+                await self._in_thread(self._send_acks)
+            item = self._hand_over()
+            if item is not None:
+                return item
 
     @property
     def ended(self) -> bool:
         """Whether nothing more will come: closed, or without `follow` at the end. False when only `timeout` ended a loop."""
         return self._closed.is_set() or (self._ended and not self._ready)
 
+    @property
+    def whole(self) -> bool:
+        """Whether reading began with the first entry that ever was there; False while that is not known."""
+        return self._source.whole
+
     def events(self) -> Events:
         """Iterate, with `for` or `async for`, over the events alone.
 
         Each is acknowledged when the next one is asked for (so not the one at which a loop is left by `break` or an
         error); what cannot be decoded is counted and rejected.
+
+        Raises:
+            ConfigurationError: The consumer decodes none.
         """
+        if not self._options.decode:
+            raise ConfigurationError(
+                "option decode=False: there are no events without decoding; iterate over the consumer"
+            )
         return Events(self)
 
     def stats(self) -> ConsumerStats:
@@ -230,8 +186,10 @@ class Consumer(Iterator[Received], AsyncIterator[Received]):
             undecodable=self._undecodable,
             redelivered=self._redelivered,
             duplicates=self._duplicates,
+            notes=self._notes,
             bytes=self._bytes,
             reconnects=self._reconnects + self._source.restarts,
+            cuts=self._source.cuts,
             pending_lost=self._source.pending_lost,
             position=self._position,
             last_error=self._last_error,
@@ -279,13 +237,19 @@ class Consumer(Iterator[Received], AsyncIterator[Received]):
     def _over(self, deadline: float | None) -> bool:
         return not self._ready and (self.ended or (deadline is not None and time.monotonic() >= deadline))
 
-    def _hand_over(self) -> Received:
+    def _hand_over(self) -> Received | None:
+        """The next item; None for a note that nobody asked for."""
         item = self._ready.popleft()
+        self._position = item.position
+        if item.event is not None and item.note:
+            self._notes += 1
+            if not self._options.notes:
+                item.ack()
+                return None
         self._received += 1
-        self._undecodable += item.event is None
+        self._undecodable += item.error != ""
         self._redelivered += item.redelivered
         self._bytes += len(item.payload)
-        self._position = item.position
         return item
 
     async def _in_thread(self, work: Callable[[], None]) -> None:
@@ -312,6 +276,9 @@ class Consumer(Iterator[Received], AsyncIterator[Received]):
             if page is None:
                 self._ended = True
             elif not self._closed.is_set():
+                if page and self._source.cuts != self._cuts:
+                    self._cuts = self._source.cuts
+                    page[0].after_cut = True
                 for item in page:
                     self._admit(item)
 

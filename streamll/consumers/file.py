@@ -25,8 +25,9 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
-from streamll.consumers.base import BEGINNING, END, Consumer, ConsumerOptions
-from streamll.consumers.received import Received, read_event
+from streamll.consumers.base import Consumer
+from streamll.consumers.base_options import BEGINNING, END, ConsumerOptions
+from streamll.consumers.received import Received, read_event, read_note
 from streamll.errors import ConfigurationError, FatalError, UnavailableError
 from streamll.options import SinkOptions, unknown_option
 from streamll.wire.file import PAYLOAD_BASE64, PRODUCER, REASON, SEQ
@@ -96,6 +97,18 @@ def _read_path(path: str | os.PathLike[str]) -> tuple[Path, dict[str, str]]:
     return Path(unquote(parts.path)), own
 
 
+class _Envelope(msgspec.Struct, gc=False):
+    """What FileSink writes beside an event; decoding to this passes over all else."""
+
+    producer: str = ""
+    seq: int = 0
+    reason: str = ""
+    payload_base64: str = ""
+
+
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+
+
 class _File(NamedTuple):
     path: Path
     inode: int
@@ -108,9 +121,12 @@ class _FileSource:
     def __init__(self, path: Path, options: FileConsumerOptions) -> None:
         self.shown = f"file {path}"
         self.restarts = 0
+        self.cuts = 0
         self.pending_lost = 0
+        self.whole = False  # rotated files may have been removed
         self._path = path
         self._options = options
+        self._read = read_event if options.decode else read_note
         self._wake = threading.Event()
         self._descriptor = -1
         self._inode = 0
@@ -211,6 +227,7 @@ class _FileSource:
             for file in files:
                 if file.inode == self._inode:
                     return self._switch(file, self._line_at)
+            self.cuts += 1
             return self._switch(files[-1], 0)
         if not self._options.follow:
             self._last = files[0]
@@ -296,6 +313,7 @@ class _FileSource:
             return False  # no whole line is gone
         logger.warning("%s: was truncated, reading it from its beginning", self.shown)
         self.restarts += 1
+        self.cuts += 1
         self._line_at = self._too_long = 0
         return True
 
@@ -310,7 +328,11 @@ class _FileSource:
         for newer, file in zip([None, *files], files, strict=False):
             if file.inode == self._inode:
                 return newer
-        return files[-1] if files else None  # ours was deleted, so all that are there are newer
+        if not files:
+            return None
+        # Ours was deleted, so all that are there are newer; and there may have been others between.
+        self.cuts += 1
+        return files[-1]
 
     def _lines(self) -> list[Received]:
         """Take complete lines from what was read."""
@@ -353,7 +375,12 @@ class _FileSource:
             length = self._too_long + len(line)
             error = f"no event: a line of {length:,} bytes; max_event_bytes is {self._options.max_event_bytes:,}"
             return Received(None, error, line[:_SHOWN_OF_LONG_LINE], "", 0, position)
-        event, error = read_event(line, self._options.max_event_bytes)
+        event, error = self._read(line, self._options.max_event_bytes)
+        if event is None and not error:
+            labels = _labels_alone(line)
+            if labels is not None:
+                return Received(None, "", line, labels[0], labels[1], position, labels[2])
+            event, error = read_event(line, self._options.max_event_bytes)
         if event is not None:
             producer, seq, reason = _labels(event.extra)
             if producer:
@@ -375,6 +402,15 @@ class _FileSource:
                 return begin + newline + 1
             end = begin
         return 0
+
+
+def _labels_alone(line: bytes) -> tuple[str, int, str] | None:
+    """The labels of an event's line, without decoding the event; None where it takes a closer look."""
+    try:
+        found = _decode_envelope(line)
+    except (ValueError, RecursionError):
+        return None
+    return None if found.payload_base64 else (found.producer, found.seq, found.reason)
 
 
 def _labels(fields: Mapping[str, Any]) -> tuple[str, int, str]:

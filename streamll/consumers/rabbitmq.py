@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from streamll.brokers.rabbitmq_errors import NOT_FOUND, PRECONDITION_FAILED, Refused, failure_of
 from streamll.brokers.rabbitmq_url import Address, read_url
-from streamll.consumers.base import BEGINNING, END, Consumer, ConsumerOptions
-from streamll.consumers.received import Coming, Received, Ticket, read_event
+from streamll.consumers.base import Consumer
+from streamll.consumers.base_options import BEGINNING, END, ConsumerOptions
+from streamll.consumers.received import Coming, Received, Ticket, read_event, read_note
 from streamll.delivery.outcome import Failure
 from streamll.errors import ConfigurationError, DecodeError, FatalError, TransportError, UnavailableError
 from streamll.options import SinkOptions, option
@@ -57,6 +58,9 @@ class RabbitMQConsumerOptions(ConsumerOptions):
     owner: ClassVar[str] = "RabbitMQ consumer "
 
     queue: str = option("", "The queue to read, which must exist; empty: an own one, bound to the exchange.")
+    stream_only: bool = option(
+        False, "Refuse a queue that is no stream, instead of having its messages delivered to us and nobody else."
+    )
     exchange: str = option("streamll", "Without a queue: the exchange whose events to watch from now on.")
     binding_key: str = option("#", "Without a queue: which of its events.")
     prefetch: int = option(250, "Messages delivered and not acknowledged, at most.", at_least=1, at_most=65_535)
@@ -126,10 +130,13 @@ class _RabbitMQSource:
         what = f"queue {options.queue}" if options.queue else f"exchange {options.exchange}"
         self.shown = f"{address.shown} {what}"
         self.restarts = 0
+        self.cuts = 0
         self.pending_lost = 0
+        self.whole = False
         self._address = address
         self._options = options
         self._session: _Session | None = None
+        self._was_open = False
         self._offset: int | None = None
         """The stream offset that was read last."""
         self._had = 0
@@ -151,7 +158,7 @@ class _RabbitMQSource:
             certfile=options.certfile,
             keyfile=options.keyfile,
         )
-        session = self._session = _Session(link, options.max_event_bytes, own=not options.queue, shown=self.shown)
+        session = self._session = _Session(link, options, self.shown)
         deadline = time.monotonic() + options.connect_timeout
         try:
             link.connect(deadline)
@@ -163,6 +170,8 @@ class _RabbitMQSource:
                 link.subscribe(queue, session.on_message, options.prefetch, {}, deadline=deadline)
         except Refused as error:
             raise _explain(error, self.shown) from error
+        self.cuts += self._was_open and not options.queue
+        self._was_open = True
         self._came, self._came_at = 0, time.monotonic()
         session.start()
 
@@ -176,6 +185,7 @@ class _RabbitMQSource:
             self._came += len(items)
             self._came_at = time.monotonic()
             if session.last_offset is not None:
+                self._place(int(items[0].position))
                 self._offset = session.last_offset
             return items
         if session.failure is not None:
@@ -206,6 +216,13 @@ class _RabbitMQSource:
         if session is not None:
             session.stop()
 
+    def _place(self, first: int) -> None:
+        """Compare the offset of what came with what was read before: what is missing between was removed meanwhile."""
+        if self._offset is not None:
+            self.cuts += first > self._offset + 1
+        else:
+            self.whole = first == 0 and (self._options.start or BEGINNING) == BEGINNING
+
     def _subscribe(self, link: Subscription, session: _Session, deadline: float) -> None:
         """Subscribe to the queue, from an offset on if it is a stream; only its own kind of queue may refuse that."""
         named: dict[str, Any] = {BEGINNING: "first", END: "next"}
@@ -218,6 +235,8 @@ class _RabbitMQSource:
         except Refused as error:
             if error.code != PRECONDITION_FAILED or _STREAM_OFFSET not in error.text:
                 raise
+            if self._options.stream_only:
+                raise FatalError(f"{self.shown}: is no stream queue, and reading it would take its messages") from error
             session.may_be_stream = False
             link.subscribe(queue, session.on_message, prefetch, {}, deadline=deadline)
 
@@ -232,15 +251,16 @@ class _Session:
             speaks of one is not to be believed.
     """
 
-    def __init__(self, link: Subscription, limit: int, own: bool, shown: str) -> None:
+    def __init__(self, link: Subscription, options: RabbitMQConsumerOptions, shown: str) -> None:
         self.failure: TransportError | None = None
         self.last_offset: int | None = None
-        self.may_be_stream = not own
+        self.may_be_stream = bool(options.queue)
         self._link = link
         self._link_lock = threading.Lock()
         self._gone = False
-        self._limit = limit
-        self._own = own
+        self._read = read_event if options.decode else read_note
+        self._limit = options.max_event_bytes
+        self._own = not options.queue
         self._shown = shown
         self._inbox: SimpleQueue[tuple[int, Received] | None] = SimpleQueue()
         self._outbox: deque[tuple[Callable[..., None], dict[str, Any]]] = deque()
@@ -306,7 +326,7 @@ class _Session:
         except DecodeError as error:
             item = Received(None, str(error), body, "", 0, "")
         else:
-            event, why = read_event(wire.payload, self._limit)
+            event, why = self._read(wire.payload, self._limit)
             item = Received(event, why, wire.payload, wire.producer, wire.seq, "", wire.reason)
         item.position = str(offset if from_stream else tag)
         if not self._own and not from_stream:

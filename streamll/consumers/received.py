@@ -12,7 +12,13 @@ from typing import Any
 
 from streamll import codec
 from streamll.errors import DecodeError
-from streamll.models import StreamllEvent
+from streamll.models import NOTES, StreamllEvent
+
+LONGEST_NOTE = 1_048_576
+"""Bytes of a note, at most, where only notes are decoded: what a sink writes is shorter."""
+
+_NOTE_NAMES = tuple(name.encode() for name in sorted(NOTES))
+_WHERE_THE_TYPE_IS = 64
 
 
 class Coming(Enum):
@@ -53,7 +59,7 @@ class Received:
     """One entry of a source, whether it could be decoded or not.
 
     Attributes:
-        event: The event; None when the entry could not be decoded.
+        event: The event; None when the entry could not be decoded, or was not to be (the option `decode`).
         error: Why it could not be decoded; empty when it was.
         payload: The event's bytes as they came; for an entry that is none of ours, as much of it as can be shown.
         producer: Who accepted the event: one id for each sink of each process; empty when the entry does not say.
@@ -61,6 +67,7 @@ class Received:
         position: Where it is: a Redis entry id, a stream queue's offset, `offset@file` for a line of a file. Given as
             `start`, reading goes on after it. A queue without positions has its delivery tag here, which only names it.
         dead_letter: In a dead letter: why it is one.
+        after_cut: Whether entries may have gone unread between the one before and this one; see ConsumerStats.cuts.
         ticket: For the consumer's use.
     """
 
@@ -72,6 +79,12 @@ class Received:
     position: str
     dead_letter: str = ""
     ticket: Ticket | None = field(default=None, repr=False)
+    after_cut: bool = False
+
+    @property
+    def note(self) -> bool:
+        """Whether it is no event of the program, but the sink's own word: a gap that it declares, or its end."""
+        return self.event is not None and self.event.event_type in NOTES
 
     @property
     def redelivered(self) -> bool:
@@ -95,6 +108,18 @@ class Received:
     def _settle(self, rejected: bool) -> None:
         if self.ticket is not None and self.ticket.settle is not None:
             self.ticket.settle(self.ticket, rejected)
+
+
+def read_note(payload: bytes, limit: int) -> tuple[StreamllEvent | None, str]:
+    """As `read_event`, but decode a note only; anything else is neither an event nor an error."""
+    if not any(name in payload for name in _NOTE_NAMES):
+        return None, ""
+    if len(payload) > LONGEST_NOTE:
+        # A long event may speak of notes; what begins like one is one.
+        begins_like_one = any(name in payload[:_WHERE_THE_TYPE_IS] for name in _NOTE_NAMES)
+        return None, f"a note of {len(payload):,} bytes: none is that long" if begins_like_one else ""
+    event, error = read_event(payload, limit)
+    return (event, "") if event is not None and event.event_type in NOTES else (None, error)
 
 
 def read_event(payload: bytes, limit: int) -> tuple[StreamllEvent | None, str]:

@@ -24,12 +24,13 @@ from typing import Any, ClassVar
 from streamll.brokers.redis_connection import Dialer, RedisConnection, Tap
 from streamll.brokers.redis_errors import Trouble, trouble_of
 from streamll.brokers.redis_url import parse_redis_url
-from streamll.consumers.base import BEGINNING, END, Consumer, ConsumerOptions
-from streamll.consumers.received import Coming, Received, Ticket, read_event
+from streamll.consumers.base import Consumer
+from streamll.consumers.base_options import BEGINNING, END, ConsumerOptions
+from streamll.consumers.received import Coming, Received, Ticket, read_event, read_note
 from streamll.delivery.outcome import Failure
 from streamll.errors import ConfigurationError, DecodeError, FatalError, TransportError, UnavailableError
 from streamll.options import MIB, SinkOptions, option
-from streamll.wire.redis import FIELD_EVENT, Argument, decode_entry
+from streamll.wire.redis import FIELD_EVENT, Argument, decode_fields
 
 logger = logging.getLogger("streamll.consumers")
 
@@ -120,9 +121,12 @@ class _RedisSource:
     def __init__(self, dialer: Dialer, shown: str, options: RedisConsumerOptions) -> None:
         self.shown = shown
         self.restarts = 0
+        self.cuts = 0
         self.pending_lost = 0
+        self.whole = False
         self._dialer = dialer
         self._options = options
+        self._read = read_event if options.decode else read_note
         self._key = options.stream.encode("utf-8", "surrogateescape")
         self._group = options.group.encode("utf-8", "surrogateescape")
         self._name = (options.consumer or _new_name()).encode("utf-8", "surrogateescape")
@@ -130,6 +134,7 @@ class _RedisSource:
         self._connection: RedisConnection | None = None
         self._after = ""
         """The last entry that was read; empty before the first connection."""
+        self._has_begun = False
         self._until: str | None = None
         """Without `follow`: the last entry when reading began."""
         self._per_entry = _PAGE_BYTES / _FIRST_PAGE
@@ -211,7 +216,8 @@ class _RedisSource:
 
     def _read_alone(self, wait: float) -> list[Received] | None:
         block = (b"BLOCK", _milliseconds(wait)) if self._until is None else ()
-        reply = self._ask(b"XREAD", b"COUNT", self._count(), *block, b"STREAMS", self._key, self._after, wait=wait)
+        count = self._count()
+        reply = self._ask(b"XREAD", b"COUNT", count, *block, b"STREAMS", self._key, self._after, wait=wait)
         if not reply:
             if self._until is not None:
                 return None
@@ -219,6 +225,9 @@ class _RedisSource:
                 self._compare(self._last_id())
             return []
         entries = reply[0][1]
+        if len(entries) == count or not self._has_begun:
+            # Who reads less than that has all there is, and is not overtaken by trimming.
+            self._look_behind()
         if self._until is not None:
             entries = [entry for entry in entries if _number(entry[0].decode()) <= _number(self._until)]
             if not entries:
@@ -322,11 +331,28 @@ class _RedisSource:
             if error.code != "BUSYGROUP":
                 raise
 
+    def _look_behind(self) -> None:
+        """Find out whether entries behind our place have gone, before we read on or just now."""
+        first_page, self._has_begun = not self._has_begun, True
+        try:
+            facts = self._facts()
+        except _Refused:
+            return  # we may not ask, or it is gone by now
+        if first_page:
+            # Since Redis 7 it says how many there ever were.
+            begins = (self._options.start or BEGINNING) == BEGINNING
+            self.whole = begins and facts.get(b"entries-added") == facts[b"length"]
+            return
+        oldest = facts[b"first-entry"]
+        trimmed = oldest is not None and _number(oldest[0].decode()) > _number(self._after)
+        if trimmed or _number(facts.get(b"max-deleted-entry-id", b"0-0").decode()) > _number(self._after):
+            self.cuts += 1
+
     def _last_id(self) -> str | None:
         """The last id that the stream gave out; None when there is no stream."""
         self._looked_at = time.monotonic()
         try:
-            reply = self._ask(b"XINFO", b"STREAM", self._key)
+            return str(self._facts()[b"last-generated-id"].decode())
         except _Refused as error:
             if error.code in ("UNKNOWN", "NOPERM"):
                 entries = self._ask(b"XREVRANGE", self._key, b"+", b"-", b"COUNT", 1)
@@ -334,8 +360,11 @@ class _RedisSource:
             if "no such key" in str(error):
                 return None
             raise
-        facts = dict(zip(reply[::2], reply[1::2], strict=False))
-        return str(facts[b"last-generated-id"].decode())
+
+    def _facts(self) -> dict[bytes, Any]:
+        """What the server tells of the stream."""
+        reply = self._ask(b"XINFO", b"STREAM", self._key)
+        return dict(zip(reply[::2], reply[1::2], strict=False))
 
     def _compare(self, last: str | None) -> None:
         """Begin anew when the stream has not given out yet what we have read: then it is another one."""
@@ -343,6 +372,7 @@ class _RedisSource:
             return
         logger.warning("%s: was deleted or made anew, reading from its beginning", self.shown)
         self.restarts += 1
+        self.cuts += 1
         self._after = _FIRST
 
     def _count(self) -> int:
@@ -359,13 +389,13 @@ class _RedisSource:
         ident, flat = entry
         position = ident.decode()
         ticket = None if coming is None else Ticket(ident, position, coming)
-        fields = dict(zip(flat[::2], flat[1::2], strict=False))
         try:
-            wire = decode_entry(fields)
+            wire = decode_fields(flat)
         except DecodeError as error:
+            fields = dict(zip(flat[::2], flat[1::2], strict=False))
             shown = fields.get(FIELD_EVENT) or b" ".join(b"%b=%b" % pair for pair in fields.items())
             return Received(None, str(error), shown[:_SHOWN_OF_STRANGE_ENTRY], "", 0, position, ticket=ticket)
-        event, error_text = read_event(wire.payload, self._options.max_event_bytes)
+        event, error_text = self._read(wire.payload, self._options.max_event_bytes)
         return Received(event, error_text, wire.payload, wire.producer, wire.seq, position, wire.reason, ticket)
 
 

@@ -36,7 +36,9 @@ class ScriptedSource:
 
     shown = "script"
     restarts = 0
+    cuts = 0
     pending_lost = 0
+    whole = False
 
     def __init__(self, *pages: Page, opens: Sequence[TransportError | None] = ()) -> None:
         self.pages = list(pages)
