@@ -34,6 +34,9 @@ class Broker:
         stored, dead: What it has taken, in its order.
         wrong: What no broker should ever be sent.
         errors: Times that it raised instead of answering.
+        faults: How often something is yet to go wrong, at most.
+        stubborn: Whether what hangs cannot be ended.
+        hang_next: Whether the next step is sure to hang.
     """
 
     def __init__(self, rng: Random, batch_limit: int) -> None:
@@ -41,9 +44,9 @@ class Broker:
         self.dead: list[Found] = []
         self.wrong: list[str] = []
         self.errors = 0
-        self.lost = 0
         self.faults = rng.choice([0, 2, 5, 12, 30])
         self.stubborn = rng.random() < 0.01
+        self.hang_next = self.calmed = False
         self.hangs: list[Hang] = []
         self.sink: Sink | None = None
         self._rng = rng
@@ -57,6 +60,7 @@ class Broker:
 
     def calm(self) -> None:
         """Break no more."""
+        self.calmed = True
         self.faults = 0
         for hang in self.hangs:
             hang.release()
@@ -84,6 +88,9 @@ class Broker:
             self._inside.release()
 
     def _fault(self, among: Sequence[str], share: float = 1.0) -> str:
+        if self.hang_next and "hang" in among:
+            self.hang_next = False
+            return "hang"
         if self.faults > 0 and self._rng.random() < self._rate * share:
             self.faults -= 1
             return self._rng.choice(among)
@@ -108,8 +115,8 @@ class Broker:
             whole = reached == len(batch) and known.failure is None
             hang = Hang(then=known if whole else BatchOutcome(Failure.UNAVAILABLE), stubborn=self.stubborn)
             self.hangs.append(hang)
-            if self.faults == 0 and self.stubborn:
-                hang.release()  # it was calmed down meanwhile
+            if self.calmed:
+                hang.release()
             return hang
         if fault == "partial":
             return BatchOutcome(Failure.UNAVAILABLE, known.delivered, known.rejected, error="cut")
@@ -383,6 +390,9 @@ class Scenario:
     def end(self) -> bool:
         """Stop it in one of several ways; returns whether it had all the time it needed."""
         way = self._rng.choice(["calm", "calm", "calm", "now", "now", "soon", "twice"])
+        if self.broker.stubborn:
+            self.hang_now()
+            way = "now"
         calm = way == "calm"
         if calm:
             self.broker.calm()
@@ -402,6 +412,18 @@ class Scenario:
         self._wrong.hold(over, "the worker does not end")
         return calm
 
+    def hang_now(self) -> None:
+        """Have a batch under way whose answer does not come in time."""
+        hanging = len(self.broker.hangs)
+        self.broker.faults = 0
+        for hang in self.broker.hangs:
+            hang.release()
+        self.broker.hang_next = True
+        self.emit()
+        self.sink.request_flush()
+        wait_until(lambda: len(self.broker.hangs) > hanging or self.sink.event_queue.empty(), 0.05, 0.0002)
+        self.note(f"a batch hangs: {len(self.broker.hangs) > hanging}")
+
     def verdict(self, calm: bool) -> Verdict:
         """What is wrong in the end."""
         broker = self.broker
@@ -409,6 +431,12 @@ class Scenario:
         place = Place(broker.stored, broker.dead, broker.once, broker.ordered)
         if calm:
             self._wrong.hold("shutdown" not in stats.dropped, f"there was time, and: {stats.dropped}")
+        early = [
+            report.seq
+            for report in self.witness.reports
+            if report.reason == "expired" and report.latency < (self.options["delivery_deadline"] or 0.0)
+        ]
+        self._wrong.hold(not early, f"expired too early: {early}")
         verdict = judge(self.witness, stats, place, defects=broker.errors)
         return Verdict([*self._wrong, *broker.wrong, *verdict])
 
