@@ -16,7 +16,7 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
@@ -143,11 +143,16 @@ class FileSink(Sink):
         Raises:
             ConfigurationError: When the URL or an option cannot be used.
         """
-        path, found = cls._read_url(url)
+        path, found = cls.read_url(url)
         return cls(path, **{**found, **options})
 
     @classmethod
-    def _read_url(cls, url: str) -> tuple[str, dict[str, str]]:
+    def read_url(cls, url: str) -> tuple[str, dict[str, str]]:
+        """Take a URL apart: the path, and the options in its query (its name among them).
+
+        Raises:
+            ConfigurationError: When the URL cannot be used.
+        """
         parts = urlsplit(url)
         if parts.netloc not in ("", "localhost") or not parts.path.startswith("/") or parts.fragment:
             raise ConfigurationError(
@@ -162,7 +167,7 @@ class FileSink(Sink):
     @classmethod
     def check_url(cls, url: str) -> list[Finding]:
         """Say whether the file can be written and rotated, and how much room there is; writes nothing."""
-        text, options = cls._read_url(url)
+        text, options = cls.read_url(url)
         options.pop("name", None)
         own, _ = cls.split_options(options)
         path = cls(text).path
@@ -200,8 +205,8 @@ class _FileTransport(Transport):
 
     def __init__(self, producer: str, path: Path, options: FileOptions) -> None:
         self._producer = producer
-        self._events = _LineFile(path, options)
-        self._dead_letters = _LineFile(path.with_name(path.name + DEAD_LETTER_SUFFIX), options)
+        self._events = LineFile(path, options)
+        self._dead_letters = LineFile(path.with_name(path.name + DEAD_LETTER_SUFFIX), options)
 
     @property
     def is_open(self) -> bool:
@@ -259,7 +264,7 @@ class _FileTransport(Transport):
         return event_line(_json_of(record), self._producer, entry.seq)
 
 
-class _LineFile:
+class LineFile:
     """A file that grows by whole lines, under a lock, and may be moved away by anybody at any time."""
 
     def __init__(self, path: Path, options: FileOptions) -> None:
@@ -273,6 +278,7 @@ class _LineFile:
 
     @property
     def is_open(self) -> bool:
+        """Whether it is open."""
         return self._descriptor >= 0
 
     def describe(self, error: OSError) -> str:
@@ -305,6 +311,15 @@ class _LineFile:
                 self._unlock()
         except OSError as error:
             return 0, error
+
+    @contextlib.contextmanager
+    def held(self, deadline: float) -> Iterator[int]:
+        """Keep everybody else from writing or rotating it: gives the descriptor of the file at the path; raises OSError."""
+        self._enter(deadline)
+        try:
+            yield self._descriptor
+        finally:
+            self._unlock()
 
     def close(self) -> None:
         """Close it; never raises."""
