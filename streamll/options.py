@@ -230,7 +230,7 @@ def _shown(value: object, unit: str) -> str:
 
 
 OVERFLOW_STRATEGIES = ("drop_oldest", "drop_newest", "block", "raise_error", "spill")
-DURABILITIES = ("memory", "process", "disk")
+MEMORY, PROCESS, DISK = DURABILITIES = ("memory", "process", "disk")
 
 
 @dataclass(frozen=True)
@@ -294,7 +294,7 @@ class SinkOptions(OptionSet):
     encoding: str = option("msgpack", "How events are encoded.", choices=("msgpack", "json"))
     dead_letter: bool = option(True, "Keep rejected events, with the reason, in the sink's dead-letter destination.")
     durability: str = option(
-        "memory",
+        MEMORY,
         "What an accepted event survives: nothing (memory), the end of the process by any means (process: it is in a "
         "memory-mapped file before emit returns), or also a power cut, but for the last moment (disk: synced every "
         "sync_interval).",
@@ -321,7 +321,7 @@ class SinkOptions(OptionSet):
     @property
     def spools(self) -> bool:
         """Whether events may go to disk."""
-        return self.durability != "memory" or self.buffer_overflow_strategy == "spill"
+        return self.durability != MEMORY or self.buffer_overflow_strategy == "spill"
 
     def check(self) -> None:
         """Refuse a spool that could not hold two segments, of which one is written while the other is delivered."""

@@ -210,12 +210,14 @@ class Buffer:
         if self._holes is not None:
             self._holes.add(entry.seq, entry.seq, reason)
         if self._shelf is not None:
-            self._shelf.settle([(entry.seq, entry.seq)], self._lowest())
+            self._shelf.settle([(entry.seq, entry.seq)])
 
     def _lowest(self) -> int:
-        """The lowest number in memory whose fate is not known; beyond all numbers when there is none."""
+        """The lowest number whose fate is not known; beyond all numbers when there is none."""
         first = self._waiting.first()
         lowest = _NEVER if first is None else first.seq
+        if self._shelf is not None:
+            lowest = self._shelf.lowest(lowest)
         return lowest if self._floor is None else min(lowest, self._floor)
 
     def _refuse(self, reason: str) -> bool:
@@ -325,8 +327,7 @@ class Buffer:
 
     def _is_settled(self, seq: int) -> bool:
         with self._lock:
-            spooled = self._shelf is not None and self._shelf.is_waiting(seq)
-            return not spooled and self._lowest() > seq
+            return self._lowest() > seq
 
     # The worker's side
 
@@ -434,13 +435,22 @@ class Buffer:
                 if floor is None:
                     self._flying = []
                     self._landed.clear()
-                self._shelf.settle(ranges, self._lowest())
+                self._shelf.settle(ranges)
+            lowest = self._lowest()
             self._tell_waiting()
+        if self._shelf is not None:
+            self._shelf.release(lowest)
         return True
 
     def _tell_waiting(self) -> None:
         for waiter in tuple(self._waiters):
             waiter.set()
+
+    def inherit(self, count: int) -> None:
+        """Count what a dead process has left on the shelf as accepted, and accept nothing more."""
+        with self._lock:
+            self._ledger.offered = self._ledger.accepted = count
+            self._closed = True
 
     def close(self) -> None:
         """Accept nothing more."""

@@ -234,7 +234,7 @@ class Worker:
         waited = self._buffer.give_up(self._unsettled_as)
         self._report(Settlement(dropped=[(entry, SHUTDOWN) for entry in waited]))
         if self._buffer.shelf is not None and not self.is_alive:  # else it may be reading there
-            self._buffer.shelf.journal.close()
+            self._buffer.shelf.close()
 
     @property
     def is_alive(self) -> bool:

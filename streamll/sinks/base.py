@@ -10,40 +10,46 @@ from __future__ import annotations
 # emitted only then must find it here.
 import concurrent.futures.thread  # noqa: F401
 import logging
+import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
+from math import inf
+from pathlib import Path
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qsl
 
 from streamll.codec import CONTENT_TYPES
 from streamll.context import muted
-from streamll.delivery.circuit import CircuitChange, CircuitState
-from streamll.delivery.gaps import Holes
+from streamll.delivery.gaps import LOST_IN_CRASH, Holes
 from streamll.delivery.ledger import Balance
 from streamll.delivery.lifecycle import Phase, moved
 from streamll.delivery.outcome import Entry
 from streamll.errors import ConfigurationError, LifecycleError
 from streamll.ids import new_producer_id
 from streamll.models import Record, StreamllEvent
-from streamll.options import EventFilter, OptionSet, SinkOptions, unknown_option
+from streamll.options import MEMORY, EventFilter, OptionSet, SinkOptions, unknown_option
 from streamll.pipeline import Pipeline
 from streamll.runtime.buffer import Buffer
 from streamll.runtime.executor import in_executor
 from streamll.runtime.fork import tell_after_fork
-from streamll.runtime.latency import Latencies
 from streamll.runtime.leave import forget, stop_at_exit
 from streamll.runtime.transport import Transport
 from streamll.runtime.worker import DeliveryReport, Worker
+from streamll.sinks.stats import SinkStats, by_the_clock
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from typing_extensions import Self
+
+    from streamll.runtime.adoption import Adopter, Lane
+    from streamll.runtime.shelf import Shelf
+    from streamll.runtime.spool import AdoptedJournal
 
 __all__ = ["DeliveryReport", "EventQueue", "Finding", "OnDelivery", "Sink", "SinkStats", "Transport"]
 
@@ -68,72 +74,6 @@ class Finding:
     level: str
     text: str
     remedy: str = ""
-
-
-@dataclass(frozen=True)
-class SinkStats(Balance):
-    """A sink's numbers: the balance (see `Balance`) and what else is known.
-
-    Attributes:
-        name: The sink's name.
-        destination: Where its events go, without credentials.
-        producer: The id under which a reader finds its events.
-        phase: "new", "running", "draining" or "stopped".
-        bytes_held: Bytes of what is buffered and in flight, as counted against buffer_bytes.
-        declared: Dropped events that readers have been told of by a gap record.
-        unprotected: Accepted events that were to be on disk and were in memory only, because the disk did not take them.
-        spool_bytes: Bytes of the files on disk of this sink.
-        spool_trouble: What is wrong with the spool; empty when nothing is.
-        adopted: What became of the events that dead processes had left in the spool, each in a ledger of its own.
-        batches: Batches sent, attempts that failed included.
-        failed_batches: Those of them, and those for which no connection could be had, that were not delivered whole.
-        retries: Times that a batch, or what was left of one, had to be sent again.
-        circuit: "closed", "open" or "half_open".
-        circuit_history: The last changes of it, oldest first, in seconds since the epoch.
-        latency: From emit to confirmed delivery, in seconds.
-        lost_after_ack: Events, at most, that the server has lost after it had acknowledged them.
-        callback_errors: Times that an on_delivery callback or an event filter raised.
-        defects: Errors inside the sink itself; report them.
-        last_error: The last thing that went wrong, without credentials; empty when nothing has.
-    """
-
-    name: str = ""
-    destination: str = ""
-    producer: str = ""
-    phase: str = Phase.NEW.value
-    bytes_held: int = 0
-    declared: int = 0
-    unprotected: int = 0
-    spool_bytes: int = 0
-    spool_trouble: str = ""
-    batches: int = 0
-    failed_batches: int = 0
-    retries: int = 0
-    circuit: str = CircuitState.CLOSED.value
-    circuit_history: tuple[CircuitChange, ...] = ()
-    latency: Latencies = field(default_factory=Latencies)
-    lost_after_ack: int = 0
-    callback_errors: int = 0
-    defects: int = 0
-    last_error: str = ""
-
-    def __str__(self) -> str:
-        waiting = self.buffered + self.in_flight + self.spooled
-        counts = {"delivered": self.delivered, "waiting": waiting, "dead-lettered": self.dead_lettered}
-        counts |= {f"dropped ({reason})": n for reason, n in self.dropped.items()}
-        counts |= {f"refused ({reason})": n for reason, n in self.refused.items()}
-        counts["lost after acknowledgement"] = self.lost_after_ack
-        said = [f"{n} {what}" for what, n in counts.items() if n or what == "delivered"]
-        said.append(f"circuit {self.circuit}")
-        if self.last_error:
-            said.append(f"last error: {self.last_error}")
-        balance = "" if self.balanced else " (DOES NOT BALANCE)"
-        return f"{self.name} to {self.destination}: {', '.join(said)}{balance}"
-
-
-def _by_the_clock(history: Iterable[CircuitChange], since: float) -> tuple[CircuitChange, ...]:
-    """Changes of the circuit, noted in monotonic seconds, as a person reads time."""
-    return tuple(replace(change, at=change.at + since) for change in history)
 
 
 class EventQueue:
@@ -174,12 +114,15 @@ class Sink:
     Attributes:
         own_options: The options that only this kind of sink has.
         keeps_notes: Whether its destination keeps the sink's own records, of gaps and of the end, for readers.
+        orphan_age: Seconds for which the destination remembers what it has of a producer that died, so that nothing is
+            there twice; older events of dead processes are left to `streamll replay`.
         event_queue: What it still holds: `event_queue.empty()` is False while anything is buffered or in flight.
     """
 
     own_options: ClassVar[type[OptionSet]] = OptionSet
     scheme: ClassVar[str] = "sink"
     keeps_notes: ClassVar[bool] = True
+    orphan_age: ClassVar[float] = inf
 
     def __init__(
         self,
@@ -221,9 +164,14 @@ class Sink:
         self._starting = False
         self._filter_errors = 0
         evicted: deque[Entry] | None = deque() if self._on_delivery is not None else None
+        self._shelf: Shelf | None = None
+        self._adopter: Adopter | None = None
+        if self.options.spools:
+            self._shelf, self._adopter = self._open_spool()
         self._buffer = Buffer(
             self.options,
             evicted.append if evicted is not None else None,
+            self._shelf,
             holes=Holes() if self.keeps_notes else None,
         )
         self._worker = Worker(
@@ -236,6 +184,47 @@ class Sink:
             evicted,
             self._make_note if self.keeps_notes else None,
         )
+
+    def _open_spool(self) -> tuple[Shelf, Adopter]:
+        """What lies on disk: of this process, and of those that died. It touches no disk yet."""
+        from streamll.runtime.adoption import Adopter  # only who keeps events on disk needs all of that
+        from streamll.runtime.journal import Identity, Journal
+        from streamll.runtime.shelf import Shelf
+
+        options = self.options
+        spool_dir = Path(options.spool_dir) if options.spool_dir else default_spool_dir(os.environ)
+        identity = Identity(self.address, self.address, self.producer, options.durability)
+        journal = Journal(spool_dir, identity, options.segment_bytes, options.spool_bytes, options.sync_interval)
+        shelf = Shelf(journal, options.durability != MEMORY, options.spool_bytes)
+        return shelf, Adopter(self.name, spool_dir, self.address, self.lane_for, self.orphan_age)
+
+    def lane_for(self, journal: AdoptedJournal) -> Lane:
+        """Make the way for the events of a dead process: to this sink's destination, under the dead producer's name.
+
+        Args:
+            journal: What is left of it, leased to this process.
+        """
+        from streamll.runtime.adoption import Lane
+        from streamll.runtime.shelf import Shelf
+
+        producer = journal.identity.producer
+        holes = Holes() if self.keeps_notes else None
+        if holes is not None and journal.identity.durability != MEMORY:  # else only some of its events were on disk
+            for first, last in journal.missing:
+                holes.add(first, last, LOST_IN_CRASH)
+        shelf = Shelf(journal, False, self.options.spool_bytes, adopted=journal.unsettled)
+        buffer = Buffer(self.options, shelf=shelf, holes=holes)
+        buffer.inherit(journal.unsettled)
+        worker = Worker(
+            f"{self.name}, for {producer}",
+            buffer,
+            self.options,
+            partial(self._make_transport, producer),
+            self._retry_wait,
+            make_note=self._make_note if self.keeps_notes else None,
+            closes=False,
+        )
+        return Lane(journal, buffer, worker)
 
     def _make_note(self, kind: str, data: Mapping[str, Any]) -> Record:
         """Make a record of the sink's own, which tells readers of its events."""
@@ -435,17 +424,28 @@ class Sink:
             phase=self._phase.value,
             bytes_held=self._buffer.bytes_held,
             declared=worker.declared,
+            **self._spool_stats(),
             batches=worker.batches,
             failed_batches=worker.failed_batches,
             retries=worker.retries,
             circuit=worker.circuit.state.value,
-            circuit_history=_by_the_clock(worker.circuit.history.copy(), self._clock_offset),
+            circuit_history=by_the_clock(worker.circuit.history.copy(), self._clock_offset),
             latency=worker.latency.read(),
             lost_after_ack=worker.lost_after_ack,
             callback_errors=worker.callback_errors + self._filter_errors,
             defects=worker.defects,
             last_error=worker.last_error,
         )
+
+    def _spool_stats(self) -> dict[str, Any]:
+        if self._shelf is None or self._adopter is None:
+            return {}
+        return {
+            "unprotected": self._shelf.unprotected,
+            "spool_bytes": self._shelf.journal.numbers().bytes,
+            "spool_trouble": self._shelf.journal.trouble,
+            "adopted": self._adopter.read(),
+        }
 
     def balance(self) -> Balance:
         """Return the balance alone: cheaper than `stats()`."""
@@ -487,6 +487,8 @@ class Sink:
                 self._phase = moved(self._phase, Phase.STOPPED)
             elif self._phase is not Phase.STOPPED:
                 self._worker.begin_stop(timeout)
+                if self._adopter is not None:
+                    self._adopter.begin_stop(timeout)
                 if self._phase is Phase.RUNNING:
                     self._phase = moved(self._phase, Phase.DRAINING)
 
@@ -494,6 +496,8 @@ class Sink:
         """Wait until the sink is drained, or its time is over."""
         if self._phase is Phase.DRAINING:
             self._worker.finish_stop()
+            if self._adopter is not None:
+                self._adopter.finish_stop()
             with self._changing:
                 if self._phase is Phase.DRAINING:
                     self._phase = moved(self._phase, Phase.STOPPED)
@@ -501,15 +505,20 @@ class Sink:
 
     def say_what_is_lost(self) -> None:
         """Say in one line what could not be delivered, if anything."""
-        dropped = self._buffer.read().dropped
-        if dropped:
-            counts = ", ".join(f"{n} {reason}" for reason, n in sorted(dropped.items()))
+        balance = self._buffer.read()
+        left = {**balance.dropped, "spooled for the next process": balance.spooled}
+        counts = ", ".join(f"{n} {reason}" for reason, n in sorted(left.items()) if n)
+        if counts:
             log.warning("sink %s: stopped before all of its events were delivered: %s", self.name, counts)
 
     def after_fork_in_child(self) -> None:
         """Be a new sink in a forked child; what the parent had buffered stays the parent's."""
         stopped = self._phase in (Phase.DRAINING, Phase.STOPPED)
         self._inherited = (self._buffer, self._worker)  # kept: closing the parent's connection is not ours to do
+        if self._shelf is not None:
+            self._shelf.journal.forget_in_child()
+        if self._adopter is not None:
+            self._adopter.forget_in_child()
         self._build(parent=self.producer)
         if self._pipeline is not None:
             self._pipeline.refresh_process()
@@ -523,6 +532,8 @@ class Sink:
                 if self._phase is Phase.NEW and not self._starting:
                     self._starting = True
                     self._worker.start()
+                    if self._adopter is not None:
+                        self._adopter.start()
                     self._note_started()
             finally:
                 self._changing.release()
@@ -531,3 +542,10 @@ class Sink:
         if self._phase is Phase.NEW:  # else a signal handler has stopped it meanwhile
             self._phase = moved(self._phase, Phase.RUNNING)
             stop_at_exit(self)
+
+
+def default_spool_dir(environ: Mapping[str, str]) -> Path:
+    """Return where a spool is when no spool_dir is given: with what the user's programs keep between two runs."""
+    state = environ.get("XDG_STATE_HOME", "")
+    home = Path(state) if state.startswith("/") else Path.home() / ".local" / "state"
+    return home / "streamll" / "spool"

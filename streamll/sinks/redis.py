@@ -16,7 +16,7 @@ from streamll.options import EventFilter, OptionSet, SinkOptions
 from streamll.pipeline import Pipeline
 from streamll.sinks.base import Finding, OnDelivery, Sink, Transport
 from streamll.sinks.redis_options import RedisOptions
-from streamll.wire.redis import keys_for
+from streamll.wire.redis import FENCE_TTL, keys_for
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -55,6 +55,7 @@ class RedisSink(Sink):
 
     own_options: ClassVar[type[OptionSet]] = RedisOptions
     scheme: ClassVar[str] = "redis"
+    orphan_age: ClassVar[float] = FENCE_TTL * 0.9
 
     def __init__(
         self,

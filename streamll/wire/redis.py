@@ -33,8 +33,8 @@ FIELD_SEQ = b"seq"
 FIELD_REASON = b"reason"
 _RESERVED_FRAMING_FIELD = b"events"
 
-FENCE_TTL = 7 * 24 * 3600.0
-"""Seconds that a fence outlives its last batch: longer than any outage after which a copy of a batch could still come."""
+FENCE_TTL = 30 * 24 * 3600.0
+"""Seconds that a fence outlives its last batch: longer than what a dead process left on disk waits to be delivered."""
 STOPPED_FENCE_TTL = 60.0
 """Seconds that it outlives a clean stop, when nothing is under way: only a copy that a proxy or switch still holds."""
 

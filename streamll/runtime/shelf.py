@@ -1,0 +1,126 @@
+"""Shelf: what of one buffer's events lies on disk, and which of them lie nowhere else.
+
+What belongs here: when an event goes to the journal, and what is counted as spooled. What does not: files (journal.py).
+All of it is called under the buffer's lock, but for what only the worker calls: `read_ahead` and `release`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from streamll.delivery.outcome import Entry
+from streamll.runtime.journal import Journal
+from streamll.runtime.waiting import RANKS, rank_of
+
+_ROOM = {RANKS["debug"]: 0.8, RANKS["normal"]: 0.95, RANKS["critical"]: 1.0}
+"""How full the spool may be for an event of each class to be taken: the higher ones keep room for themselves."""
+
+
+class Shelf:
+    """The journal of one producer, as its buffer uses it.
+
+    Args:
+        journal: Where events are kept.
+        always: Whether every event is in it, not only those for which there was no room.
+        spool_bytes: Bytes on disk, at most.
+        adopted: Events that a dead process has left in it, all of which lie there only; None: it is this process's own.
+
+    Attributes:
+        spooled: Events that lie on disk only.
+        unprotected: Events that were to be on disk and are in memory only, because the disk did not take them.
+    """
+
+    def __init__(self, journal: Journal, always: bool, spool_bytes: int, adopted: int | None = None) -> None:
+        self.journal = journal
+        self.always = always
+        self._spool_bytes = spool_bytes
+        self.spooled = adopted or 0
+        self.unprotected = 0
+        self._adopted = adopted is not None
+        self._first = 0  # the lowest number that lies on disk only
+        self._bare: set[int] = set()  # numbers that are to be on disk and are not
+
+    def keep(self, entry: Entry) -> None:
+        """Have an entry on disk too, which stays in memory; where the disk does not take it, that is counted."""
+        if not self.journal.append(entry):
+            self._bare.add(entry.seq)
+            self.unprotected += 1
+
+    def has_room(self, entry: Entry) -> bool:
+        """Whether the spool has room for the class of this entry."""
+        return self.journal.numbers().bytes < self._spool_bytes * _ROOM[rank_of(entry.record)]
+
+    def spill(self, entry: Entry) -> bool:
+        """Put an entry on disk only; returns whether the disk took it. The caller counts it as spooled."""
+        if not self.journal.append(entry):
+            return False
+        if not self.spooled:
+            self._first = entry.seq
+            self.journal.seek(entry.seq)
+        return True
+
+    def recount(self, accepted: int) -> None:
+        """Count anew what is spooled, after a call that spilled was interrupted: everything from the first one on."""
+        if self.spooled:
+            self.spooled = accepted - self._first + 1
+
+    def read_ahead(self, max_events: int, max_bytes: int) -> list[Entry]:
+        """Read the next entries that lie on disk only; `take` then counts them. Needs no lock."""
+        # What lies behind the last one may belong to a call that was interrupted, and never happened.
+        through = None if self._adopted else self._first + self.spooled - 1
+        return self.journal.read(max_events, max_bytes, through)
+
+    def take(self, batch: Sequence[Entry]) -> list[tuple[int, int]]:
+        """Count entries that `read_ahead` has returned as spooled no longer.
+
+        Returns:
+            The numbers of entries before and among them that the disk has lost; all the rest of the spool when the batch
+            is empty. Of an adopted journal they are not known, so their range starts at 0.
+        """
+        if not batch:
+            lost = [(0, self.spooled - 1)] if self._adopted else [(self._first, self._first + self.spooled - 1)]
+            self.spooled = 0
+            return lost
+        if self._adopted:
+            self.spooled -= len(batch)
+            return []
+        lost = []
+        for entry in batch:
+            if entry.seq > self._first:
+                lost.append((self._first, entry.seq - 1))
+            self.spooled -= entry.seq - self._first + 1
+            self._first = entry.seq + 1
+        return lost
+
+    def settle(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Note that the fate of these numbers, as first and last of each range, is known: nobody delivers them again."""
+        self.journal.settle(ranges)
+        if self._bare:
+            self._bare = {seq for seq in self._bare if not any(first <= seq <= last for first, last in ranges)}
+
+    def lowest(self, floor: int) -> int:
+        """The lowest number whose fate is not known, given that of those in memory."""
+        return min(floor, self._first) if self.spooled else floor
+
+    def release(self, floor: int) -> None:
+        """Let go of files that hold nothing of this number or above it."""
+        self.journal.release(floor)
+
+    def put_away(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Leave entries that were in memory to the next process, at the end of this one.
+
+        Returns:
+            Those that are not on disk; all others are counted as spooled.
+        """
+        if not entries:
+            return []
+        if self.always or self._adopted:
+            lost = [entry for entry in entries if entry.seq in self._bare]
+        else:
+            lost = [] if self.journal.put_first(entries) else list(entries)
+        self.spooled += len(entries) - len(lost)
+        return lost
+
+    def close(self) -> None:
+        """Give the journal up; what is spooled stays for the next process."""
+        self.journal.close(keep=self.spooled > 0)
