@@ -1,4 +1,4 @@
-"""The command line: `streamll check URL...` and `streamll tail URL`.
+"""The command line: `streamll check URL...`, `streamll tail URL` and `streamll replay URL`.
 
 What belongs here: finding the command, and turning every way in which one can end into an exit code and at most one
 line of words. What does not: what a command does, which is one file each.
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import streamll
-from streamll.cli import check, tail
+from streamll.cli import check, replay, tail
 from streamll.cli.output import conceal
 from streamll.errors import ConfigurationError, StreamllError
 from streamll.views.line import neutral
@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="streamll", description="Looks at where streamll sends events, and at the events there.")
     parser.add_argument("--version", action="version", version=f"streamll {streamll.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (check, tail):
+    for command in (check, tail, replay):
         name = command.__name__.rpartition(".")[2]
         summary, _, _ = (command.__doc__ or "").partition("\n")
         own = commands.add_parser(

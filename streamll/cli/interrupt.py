@@ -6,6 +6,7 @@ collector that is printed and forgotten, and a command that runs until it is int
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -47,3 +48,32 @@ def interruptions() -> Iterator[Callable[[], bool]]:
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.unraisablehook = said_before
+
+
+@contextmanager
+def postponed_interruptions(words: str) -> Iterator[Callable[[], bool]]:
+    """Give a function that says whether Ctrl-C was pressed; only when it is pressed again, KeyboardInterrupt is raised.
+
+    For work that is to end between two steps. Where Ctrl-C is ignored, or in another thread than the main one, nothing
+    is changed.
+
+    Args:
+        words: What to say on standard error when it is pressed.
+    """
+    pressed = False
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield lambda: pressed
+        return
+
+    def note(_number: int, _frame: FrameType | None) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.write(sys.stderr.fileno(), f"{words}\n".encode())  # print is not for signal handlers
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
