@@ -7,7 +7,7 @@ What belongs here: the rules that hold for every sink after every scenario. What
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -62,21 +62,25 @@ class Witness:
         self.refused = 0
         self.reports: list[DeliveryReport] = []
         self.lines: list[list[str]] = [[]]  # ids that were accepted, in order, one line for each emitting thread
-        self.known: set[str] = set()
 
-    def offer(self, sink: Sink, event: StreamllEvent, line: list[str] | None = None) -> bool:
+    def offer(self, sink: Sink, event: StreamllEvent) -> bool:
         """Hand an event over, and remember what was said."""
-        self.known.add(event.event_id)
         self.offered += 1
         try:
             accepted = sink.handle_event(event)
         except BufferFullError:
             accepted = False
         if accepted:
-            (self.lines[0] if line is None else line).append(event.event_id)
+            self.lines[0].append(event.event_id)
         else:
             self.refused += 1
         return accepted
+
+    def add(self, other: Witness) -> None:
+        """Add what another witness saw of the same sink, such as one thread's."""
+        self.offered += other.offered
+        self.refused += other.refused
+        self.lines += other.lines
 
     @property
     def accepted(self) -> set[str]:
@@ -211,11 +215,3 @@ def _judge_notes(
         )
         hold(not silent, f"closed, and dropped without a word: {[(seq, dropped[seq]) for seq in silent]}")
         hold(stats.spooled == 0, f"closed, with {stats.spooled} events in the spool")
-
-
-def told(found: Iterable[Found]) -> dict[str, list[int]]:
-    """The numbers that are there, by producer, in their order."""
-    numbers: dict[str, list[int]] = {}
-    for one in found:
-        numbers.setdefault(one.producer, []).append(one.seq)
-    return numbers

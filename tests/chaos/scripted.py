@@ -352,9 +352,7 @@ class Scenario:
         for thread in threads:
             thread.join(PATIENCE)
         for one in witnesses:
-            self.witness.offered += one.offered
-            self.witness.refused += one.refused
-            self.witness.lines += one.lines
+            self.witness.add(one)
         self.note(f"{len(threads)} threads: {sum(len(one.accepted) for one in witnesses)} accepted")
 
     def flush(self) -> None:

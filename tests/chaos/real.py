@@ -1,0 +1,464 @@
+"""A scenario on a real server: what both brokers have in common.
+
+What belongs here: a sink behind a proxy, the rules that need no knowledge of the broker (emit, flush, fork, the wire, the
+process of the server), and the verdict. What does not: how one looks into a broker, or hurts it from inside
+(on_redis.py, on_rabbitmq.py).
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from random import Random
+from typing import Any, ClassVar
+
+from streamll.models import PRIORITIES, StreamllEvent
+from streamll.options import PipelineOptions
+from streamll.pipeline import Pipeline
+from streamll.sinks.base import DeliveryReport, Sink, SinkStats
+from streamll.testing.proxy import DIRECTIONS, TO_CLIENT, TO_SERVER, FaultProxy
+from tests.chaos.clock import jump
+from tests.chaos.oracle import Place, Verdict, Witness, judge
+from tests.chaos.watch import Watch
+from tests.fixtures.process import ServerProcess
+from tests.fixtures.waiting import PATIENCE, wait_until
+
+Rule = Callable[[], str]
+
+
+class RealScenario:
+    """One scenario on a server of our own, which it may hurt and leaves well.
+
+    Args:
+        seed: Decides everything but the timing.
+        server: A running server.
+        watch: Reads the balance meanwhile.
+
+    Attributes:
+        history: What was done, for people.
+        kept: Verdicts on the side: of forked children, and of single steps.
+    """
+
+    name: ClassVar[str]
+    patience: ClassVar[float] = PATIENCE
+    rounds: ClassVar[tuple[int, int]] = (4, 16)
+
+    def __init__(self, seed: int, server: Any, watch: Watch) -> None:
+        self.seed = seed
+        self.server = server
+        self.rng = Random(seed)
+        self.witness = Witness()
+        self.history: list[str] = []
+        self.wrong = Verdict()
+        self.children: list[Callable[[Place], Verdict]] = []
+        self.well = True  # nothing is wrong with server and wire just now
+        self._watch = watch
+        self._emitted = 0
+        assert isinstance(server, ServerProcess)
+        self.proxy = FaultProxy("127.0.0.1", self.port())
+        self.options = self.draw_options()
+        self.sink = self.make_sink(
+            name=f"chaos-{seed}",
+            on_delivery=self._told,
+            pipeline=Pipeline(PipelineOptions(max_event_bytes=4096, oversize="dead_letter")),
+            **self.options,
+        )
+
+    # What a broker's scenario brings
+
+    def port(self) -> int:
+        """The server's."""
+        raise NotImplementedError
+
+    def make_sink(self, **options: Any) -> Sink:
+        """A sink that writes through the proxy, to a place of this scenario's own."""
+        raise NotImplementedError
+
+    def rules(self) -> list[tuple[float, Rule]]:
+        """Further rules, each with its weight; a rule returns what it did."""
+        raise NotImplementedError
+
+    def mend(self) -> None:
+        """Undo what those rules did to the server, which runs."""
+
+    def look(self) -> Place:
+        """All that is at the destination, once nothing is under way to it."""
+        raise NotImplementedError
+
+    def clean_up(self) -> None:
+        """Remove what this scenario made."""
+
+    # The scenario
+
+    def draw_options(self) -> dict[str, Any]:
+        """Options under which a fault is noticed within a fraction of a second."""
+        rng = self.rng
+        return {
+            "buffer_size": rng.choice([10, 100, 1000, 10_000, 10_000]),
+            "buffer_overflow_strategy": rng.choice(
+                ["drop_oldest", "drop_oldest", "drop_newest", "block", "raise_error"]
+            ),
+            "block_timeout": 0.01,
+            "batch_size": rng.choice([5, 50, 500]),
+            "batch_growth": rng.choice([1, 10]),
+            "flush_interval": rng.choice([0.0, 0.005, 0.05]),
+            "delivery_deadline": rng.choice([None, None, None, None, 0.3, 3600.0]),
+            "retry_base": 0.002,
+            "retry_bound": 0.02,
+            "failure_threshold": rng.randint(1, 5),
+            "recovery_timeout": 0.02,
+            "recovery_bound": 0.05,
+            "connect_timeout": 0.5,
+            "send_timeout": rng.choice([0.1, 0.3, 1.0]),
+            "exit_timeout": self.patience,
+            "encoding": rng.choice(["msgpack", "json"]),
+        }
+
+    def run(self) -> Verdict:
+        """Do all of it, and leave the server well."""
+        self._watch.look_at(self.sink)
+        work: list[tuple[float, Rule]] = [
+            (3.0, self.emit),
+            (2.0, self.many_threads),
+            (2.0, self.flush),
+            (1.0, self.fork),
+        ]
+        faults: list[tuple[float, Rule]] = [
+            (4.0, self.cut),
+            (1.0, self.reset),
+            (1.0, self.delay),
+            (1.0, self.throttle),
+            (1.0, self.swallow),
+            (1.0, self.stall),
+            (0.5, self.refuse),
+            *self.rules(),
+        ]
+        try:
+            for _ in range(self.rng.randint(*self.rounds)):
+                for rules in (faults, work, [(1.0, self.emit)], [(1.0, self.flush)], [(1.0, self.heal)]):
+                    if self.rng.random() < 0.7:
+                        self._do(*rules)
+            closing = self.end()
+            self.wrong += self._watch.look_at(None)
+            return self._verdict(closing)
+        finally:
+            self._watch.look_at(None)
+            self.get_well()
+            self.sink.stop(0)
+            self.proxy.close()
+            self.clean_up()
+
+    def _do(self, *rules: tuple[float, Rule]) -> None:
+        """Follow one of the rules, and see whether the numbers hold."""
+        (rule,) = self.rng.choices([rule for _, rule in rules], [weight for weight, _ in rules])
+        self.note(f"{rule.__name__}: {rule()}")
+        balance = self.sink.balance()
+        self.wrong.hold(balance.balanced, f"after {self.history[-1]}: the balance does not hold: {balance}")
+
+    def note(self, text: str) -> None:
+        """Remember what was done."""
+        self.history.append(text)
+
+    def get_well(self) -> None:
+        """Have everything work again."""
+        self.proxy.heal()
+        if self.server.running:
+            self.server.thaw()
+        else:
+            self.server.start()
+        self.mend()
+        self.well = True
+
+    def end(self) -> bool | None:
+        """Stop the sink; returns whether a closing record must be there."""
+        if self.rng.random() < 0.7:
+            self.get_well()
+            self.emit()  # after whatever has happened, it goes on
+            stats = self.sink.stop(self.patience)
+            self.wrong.hold("shutdown" not in stats.dropped, f"there was time, and: {stats.dropped}")
+            self.note("stop, with time")
+            return self.closes(stats)
+        timeout = self.rng.choice([0.0, 0.05, 0.2])
+        stats = self.sink.stop(timeout)
+        self.note(f"stop({timeout}): {sum(stats.dropped.values())} dropped")
+        self.get_well()
+        return None
+
+    def closes(self, stats: SinkStats) -> bool | None:
+        """Whether the closing record of a sink that ended in peace must be there."""
+        return None
+
+    def _verdict(self, closing: bool | None) -> Verdict:
+        name = f"streamll-{self.sink.name}"
+        over = wait_until(lambda: name not in {thread.name for thread in threading.enumerate()})
+        self.wrong.hold(over, "the worker does not end")
+        place = self.look()
+        self.wrong += judge(self.witness, self.sink.stats(), place, closing)
+        for child in self.children:
+            self.wrong += child(place)
+        strangers = {found.producer for found in place.stored} - {self.sink.producer, *self.producers}
+        self.wrong.hold(not strangers, f"events of producers that nobody knows: {strangers}")
+        return self.wrong
+
+    @property
+    def producers(self) -> set[str]:
+        """Those of forked children."""
+        return {producer for child in self.children if (producer := getattr(child, "producer", ""))}
+
+    def _told(self, report: DeliveryReport) -> None:
+        self.witness.reports.append(report)
+
+    # The rules
+
+    def event(self) -> StreamllEvent:
+        """An event; few are so long that they become dead letters at once."""
+        self._emitted += 1
+        size = self.rng.choices([0, 300, 2000, 10_000], [20, 5, 1, 0.3])[0]
+        event = StreamllEvent(event_type="test", priority=self.rng.choice(["", *PRIORITIES]))
+        event.data = {"n": self._emitted, "fill": "x" * size}
+        return event
+
+    def emit(self) -> str:
+        """Some events, one after the other."""
+        count = self.rng.choice([1, 5, 30, 150])
+        accepted = sum(self.witness.offer(self.sink, self.event()) for _ in range(count))
+        return f"{accepted} of {count} accepted"
+
+    def many_threads(self) -> str:
+        """Some threads at the same time."""
+        plans = [[self.event() for _ in range(self.rng.randint(1, 40))] for _ in range(3)]
+        witnesses = [Witness() for _ in plans]
+
+        def work(witness: Witness, events: list[StreamllEvent]) -> None:
+            for event in events:
+                witness.offer(self.sink, event)
+
+        threads = [threading.Thread(target=work, args=pair) for pair in zip(witnesses, plans, strict=True)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+        for witness in witnesses:
+            self.witness.add(witness)
+        return f"{sum(len(witness.accepted) for witness in witnesses)} accepted"
+
+    def flush(self) -> str:
+        """Wait for what was accepted: for long when all is well, else for a moment."""
+        timeout = self.patience if self.well else self.rng.choice([0.0, 0.05, 0.2])
+        before = self.sink.balance()
+        flushed = self.sink.flush(timeout)
+        after = self.sink.balance()
+        settled = after.delivered + after.dead_lettered + sum(after.dropped.values())
+        self.wrong.hold(
+            not flushed or settled >= before.accepted, f"flush said that {before.accepted} are settled: {settled} are"
+        )
+        self.wrong.hold(flushed or not self.well, f"all is well, and flush({timeout}) failed")
+        return f"{timeout} s: {flushed}"
+
+    def heal(self) -> str:
+        """The end of all faults."""
+        self.get_well()
+        return "all is well"
+
+    def cut(self) -> str:
+        """The wire, after so many bytes."""
+        self.well = False
+        count, direction = self.rng.randrange(self.rng.choice([50, 1000, 30_000])), self.rng.choice(DIRECTIONS)
+        reset = self.rng.random() < 0.3
+        self.proxy.cut_after(count, direction, reset=reset)
+        return f"after {count} bytes {direction}{', by a reset' if reset else ''}"
+
+    def reset(self) -> str:
+        """All connections, at once."""
+        self.proxy.reset()
+        return "all connections"
+
+    def delay(self) -> str:
+        """Latency, which a sink has to live with: all goes well."""
+        seconds = self.rng.choice([0.001, 0.01, 0.03])
+        self.proxy.delay(seconds, self.rng.choice([None, *DIRECTIONS]))
+        self.well = self.well and seconds < self.options["send_timeout"] / 10
+        return f"{seconds} s"
+
+    def throttle(self) -> str:
+        """A narrow line."""
+        self.well = False
+        rate = self.rng.choice([2_000, 50_000, 1_000_000])
+        self.proxy.throttle(rate, self.rng.choice([None, *DIRECTIONS]))
+        return f"{rate} bytes/s"
+
+    def swallow(self) -> str:
+        """The acknowledgements, or what they would be for."""
+        self.well = False
+        direction = self.rng.choice([TO_CLIENT, TO_CLIENT, TO_SERVER])
+        self.proxy.drop(direction)
+        return direction
+
+    def stall(self) -> str:
+        """Nothing is passed on, and arrives late."""
+        self.well = False
+        direction = self.rng.choice([None, *DIRECTIONS])
+        self.proxy.stall(direction)
+        return str(direction or "both directions")
+
+    def refuse(self) -> str:
+        """No connection is to be had."""
+        self.well = False
+        self.proxy.refuse()
+        return "all connections"
+
+    def kill(self) -> str:
+        """SIGKILL for the server; what it has confirmed is on its disk."""
+        self.server.kill()
+        done = self._meanwhile()
+        self.server.start()
+        self._back()
+        return done
+
+    def restart(self) -> str:
+        """The server, in its own good way."""
+        self.server.stop()
+        done = self._meanwhile()
+        self.server.start()
+        self._back()
+        return done
+
+    def freeze(self) -> str:
+        """SIGSTOP, and SIGCONT after a while: what was sent meanwhile is taken late."""
+        self.server.freeze()
+        done = self._meanwhile()
+        self.server.thaw()
+        return done
+
+    def _meanwhile(self) -> str:
+        """What the application does while the server is away."""
+        was_well, self.well = self.well, False
+        rules = self.rng.choices([self.emit, self.flush, self.many_threads], k=self.rng.randint(0, 2))
+        done = [rule() for rule in (self.emit, *rules)]
+        self.well = was_well
+        return ", ".join(done)
+
+    def _back(self) -> None:
+        """A server that has started again has the settings it started with."""
+
+    # Children
+
+    def fork(self) -> str:
+        """A child emits and ends: it stops its sink, or just ends, or jumps through time before."""
+        ways = ["stop", "stop", "clock", *(["leave", "leave"] if self.well else [])]
+        way = self.rng.choice(ways)
+        events = [self.event() for _ in range(self.rng.choice([1, 5, 40]))]
+        context = multiprocessing.get_context("fork")
+        receiving, sending = context.Pipe(duplex=False)
+        timeout = self.patience if self.well else 0.3
+        process = context.Process(target=self._in_child, args=(sending, events, way, timeout))
+        with warnings.catch_warnings():
+            # Forking a process that has threads is what this is about; Python 3.12 warns of it.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            process.start()
+        sending.close()
+        try:
+            told = receiving.recv() if receiving.poll(2 * self.patience) else None
+        except EOFError:
+            told = None
+        process.join(2 * self.patience)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+        if told is None or process.exitcode != 0:
+            self.wrong.append(f"a child ({way}) ended with {process.exitcode}, and told {told}")
+            return "failed"
+        witness, producer, stats = told
+        if stats is not None and way == "leave":
+            self.children.append(_Left(witness, producer, self.options["buffer_size"]))
+        else:
+            self.children.append(_Stopped(witness, producer, stats))
+        return f"{way}: {len(witness.accepted)} of {len(events)} accepted"
+
+    def _in_child(self, sending: Any, events: list[StreamllEvent], way: str, timeout: float) -> None:
+        logging.disable()
+        self.witness = Witness()
+        for place, event in enumerate(events):
+            if way == "clock" and place % 3 == 0:
+                jump((86_400.0, -200_000.0, 50_000.0)[place // 3 % 3])
+            self.witness.offer(self.sink, event)
+        stats = self.sink.stats()
+        if way != "leave":
+            stats = self.sink.stop(timeout)
+            name = f"streamll-{self.sink.name}"
+            wait_until(lambda: name not in {thread.name for thread in threading.enumerate()})
+            stats = self.sink.stats()
+        sending.send((self.witness, self.sink.producer, stats))
+        sending.close()
+        if way == "leave":
+            self.witness = Witness()
+
+
+class _Stopped:
+    """A child that stopped its sink and told all it knew."""
+
+    def __init__(self, witness: Witness, producer: str, stats: SinkStats) -> None:
+        self.producer = producer
+        self._witness = witness
+        self._stats = stats
+
+    def __call__(self, place: Place) -> Verdict:
+        return Verdict(f"in a child: {text}" for text in judge(self._witness, self._stats, place))
+
+
+class _Left:
+    """A child that just ended while all was well."""
+
+    def __init__(self, witness: Witness, producer: str, room: int) -> None:
+        self.producer = producer
+        self._witness = witness
+        self._room = room
+
+    def __call__(self, place: Place) -> Verdict:
+        verdict = Verdict()
+        there = {
+            found.event_id
+            for found in (*place.stored, *place.dead)
+            if found.producer == self.producer and not found.is_note
+        }
+        accepted = self._witness.accepted
+        verdict.hold(there <= accepted, "a child's sink delivered what it had not accepted")
+        if len(accepted) <= self._room:
+            verdict.hold(there == accepted, f"a child that ended delivered {len(there)} of {len(accepted)}")
+        return verdict
+
+
+def replay(kind: type[RealScenario], seed: int) -> str:
+    """How to see a scenario again."""
+    return f"make chaos ON={kind.name} SEED={seed}"
+
+
+def run(kind: type[RealScenario], seed: int, server: Any, watch: Watch) -> str:
+    """Run one scenario; returns one line about it.
+
+    Raises:
+        AssertionError: Something is wrong; it says what, and how to see it again.
+    """
+    began = time.monotonic()
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("streamll", "pika"))}
+    for logger in levels:
+        logger.setLevel(logging.CRITICAL + 1)  # they say what goes wrong, and here all does
+    scenario = kind(seed, server, watch)
+    try:
+        verdict = scenario.run()
+    finally:
+        for logger, level in levels.items():
+            logger.setLevel(level)
+    stats = scenario.sink.stats()
+    if verdict:
+        lines = [f"scenario {seed} on {kind.name} ({replay(kind, seed)}), process {os.getpid()}:", *verdict[:20]]
+        lines += [f"  {line}" for line in (f"options: {scenario.options}", *scenario.history, str(stats))]
+        raise AssertionError("\n".join(lines))
+    counts = f"{stats.offered} offered, {stats.delivered} delivered, {stats.dead_lettered} dead-lettered"
+    counts += f", {sum(stats.dropped.values())} dropped, {sum(stats.refused.values())} refused"
+    return f"{counts}, {stats.retries} retries, {len(scenario.children)} children, {time.monotonic() - began:.1f} s"
