@@ -147,9 +147,9 @@ class Adopter:
         mute_this_thread()
         while not self._is_stopping():
             try:
-                for orphan in orphans(self._spool_dir, self._destination):
+                for folder in orphans(self._spool_dir, self._destination):
                     if not self._is_stopping():
-                        self._adopt(orphan.folder)
+                        self._adopt(folder)
             except Exception as error:
                 log.warning("sink %s: cannot look for events in the spool: %s", self.name, type(error).__name__)
                 log.debug("sink %s: cannot look for events in the spool", self.name, exc_info=error)
