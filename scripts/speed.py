@@ -1,4 +1,4 @@
-"""Shows what streamll costs and carries on this machine: emit, import, configure, Redis, RabbitMQ.
+"""Shows what streamll costs and carries on this machine: emit, import, configure, Redis, RabbitMQ, the spool, audit.
 
     python scripts/speed.py [--redis URL] [--rabbitmq URL] [--seconds N]
 
@@ -16,11 +16,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter, perf_counter_ns, process_time
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the fixtures that start real servers
 
 import streamll
+from streamll.models import StreamllEvent
 from streamll.sinks.base import Sink
 
 EVENT = {"text": "Hi", "index": 7}
@@ -59,6 +61,45 @@ def sustained(url: str, seconds: float) -> tuple[float, float, str]:
     balance = "balanced" if sink.balanced else "NOT BALANCED"
     lost = sink.accepted - sink.delivered
     return n / elapsed, used / n * 1e6, f"{balance}, {lost} not delivered, flushed: {flushed}, {sink.batches} batches"
+
+
+def adoption_rate(n: int = 300_000) -> float:
+    """Events a second that are read from what a dead process left: both passes, settled ones found and left out."""
+    from streamll.delivery.outcome import Entry
+    from streamll.pipeline import Pipeline
+    from streamll.runtime.journal import Identity, Journal
+    from streamll.runtime.spool import adopt, orphans
+
+    record = Pipeline().encode(StreamllEvent(event_type="token", operation="generate", data=EVENT))
+    with TemporaryDirectory() as folder:
+        journal = Journal(Path(folder), Identity("speed", "", "0" * 16), spool_bytes=1 << 30)
+        for seq in range(1, n + 1):
+            journal.append(Entry(seq, record))
+        journal.close(keep=True)
+        start = perf_counter()
+        (orphan,) = orphans(Path(folder))
+        adopted = adopt(orphan)
+        if adopted is None:
+            raise RuntimeError("what was just written cannot be adopted")
+        read = 0
+        while batch := adopted.read(5000, 1 << 20):
+            read += len(batch)
+        elapsed = perf_counter() - start
+        adopted.close(keep=False)
+    if read != n:
+        raise RuntimeError(f"{read} of {n} events were read")
+    return n / elapsed
+
+
+def audit_rate(url: str, n: int = 500_000) -> float:
+    """Entries a second that `streamll audit` reads from a stream of the sink's own, its start-up included."""
+    streamll.configure(sinks=[url], buffer_size=100_000, buffer_overflow_strategy="block", block_timeout=60)
+    for _ in range(n):
+        streamll.emit("token", operation="generate", data=EVENT)
+    streamll.shutdown(60)
+    start = perf_counter()
+    subprocess.run([sys.executable, "-m", "streamll", "audit", url], check=True, stdout=subprocess.DEVNULL)
+    return n / (perf_counter() - start)
 
 
 def subprocess_ms(code: str, rounds: int = 9) -> float:
@@ -113,11 +154,17 @@ def main() -> None:
     print(f"configure() with two sinks: {subprocess_ms(configured) - bare - used:.0f} ms more")
     with server(args.redis, RedisServer) as url:
         if url:
-            times = emit_cost(with_query(url, "stream=speed-emit"))
-            shown = {share: times[int(len(times) * share)] / 1e3 for share in (0.5, 0.99, 0.999)}
-            print(
-                f"emit, worker running: median {shown[0.5]:.2f} us, p99 {shown[0.99]:.2f} us, p99.9 {shown[0.999]:.0f} us"
-            )
+            for durability in ("memory", "process", "disk"):
+                with TemporaryDirectory() as folder:
+                    query = f"stream=speed-emit&durability={durability}&spool_dir={folder}"
+                    times = emit_cost(with_query(url, query))
+                shown = {share: times[int(len(times) * share)] / 1e3 for share in (0.5, 0.99, 0.999)}
+                print(
+                    f"emit, worker running, durability={durability}: median {shown[0.5]:.2f} us, p99 {shown[0.99]:.2f} us, "
+                    f"p99.9 {shown[0.999]:.0f} us"
+                )
+            print(f"adoption reads {adoption_rate():,.0f} events/s from the spool")
+            print(f"audit reads {audit_rate(with_query(url, 'stream=speed-audit')):,.0f} entries/s from Redis")
             rate, cpu, balance = sustained(with_query(url, "stream=speed"), args.seconds)
             print(f"Redis: {rate:,.0f} events/s, {cpu:.2f} us of CPU an event, all told ({balance})")
     with server(args.rabbitmq, RabbitMQServer) as url:
