@@ -289,6 +289,8 @@ class Sink:
     @name.setter
     def name(self, name: str) -> None:
         self._name = self._worker.name = name
+        if self._adopter is not None:
+            self._adopter.name = name
 
     @property
     def pipeline(self) -> Pipeline:

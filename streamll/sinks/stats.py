@@ -69,8 +69,12 @@ class SinkStats(Balance):
         counts |= {f"dropped ({reason})": n for reason, n in self.dropped.items()}
         counts |= {f"refused ({reason})": n for reason, n in self.refused.items()}
         counts["lost after acknowledgement"] = self.lost_after_ack
+        counts["in memory only"] = self.unprotected
+        counts["of dead processes delivered"] = sum(adoption.delivered for adoption in self.adopted)
         said = [f"{n} {what}" for what, n in counts.items() if n or what == "delivered"]
         said.append(f"circuit {self.circuit}")
+        if self.spool_trouble:
+            said.append(f"spool: {self.spool_trouble}")
         if self.last_error:
             said.append(f"last error: {self.last_error}")
         balance = "" if self.balanced else " (DOES NOT BALANCE)"
