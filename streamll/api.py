@@ -98,8 +98,17 @@ class Route:
 
 
 _route: Route | None = None
-_configuring = threading.Lock()
+_configuring = threading.RLock()  # reentrant: a signal handler may call `shutdown` in the middle of `configure`
 _said_unconfigured = False
+
+
+def _unlock_in_child() -> None:
+    global _configuring
+    _configuring = threading.RLock()  # whoever held it is not in the child
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_unlock_in_child)
 
 
 def configure(
