@@ -176,21 +176,11 @@ class Pipeline:
             self.tally.add("redacted", cleaning.redacted)
             self.tally.add("stand_ins", cleaning.stand_ins)
             self.tally.add("cut", cleaning.cut)
-        return Record(
-            payload,
-            content_type,
-            ready.event_id,
-            ready.event_type,
-            ready.operation,
-            ready.module_name,
-            ready.method_name,
-            ready.level,
-            ready.execution_id,
-            ready.timestamp,
-            monotonic_ns(),
-            poison,
-            ready.priority if ready.priority in PRIORITIES else NORMAL,
-        )
+        return _record(ready, payload, content_type, poison)
+
+    def encode_note(self, note: StreamllEvent, content_type: str) -> Record:
+        """Encode a sink's own word about its events: it is for a machine to read, so nothing is redacted or cut."""
+        return _record(note, codec.encode(note, content_type, self._resource[content_type]), content_type)
 
     def _is_plain(self, event: StreamllEvent) -> bool:
         try:
@@ -253,6 +243,24 @@ class Pipeline:
                     setattr(smaller, name, getattr(smaller, name)[:kept])
                 payload = codec.encode(smaller, content_type)
         return smaller, payload, cleaning
+
+
+def _record(event: StreamllEvent, payload: bytes, content_type: str, poison: str = "") -> Record:
+    return Record(
+        payload,
+        content_type,
+        event.event_id,
+        event.event_type,
+        event.operation,
+        event.module_name,
+        event.method_name,
+        event.level,
+        event.execution_id,
+        event.timestamp,
+        monotonic_ns(),
+        poison,
+        event.priority if event.priority in PRIORITIES else NORMAL,
+    )
 
 
 class _Cleaning:

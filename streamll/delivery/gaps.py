@@ -10,6 +10,9 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+MOST_RANGES = 1000
+"""Ranges in one gap, at most: a note is to fit in any broker's message."""
+
 LOST_IN_CRASH = "lost_in_crash"
 """The reason for numbers that a dead process had given out, and of whose events nothing is left."""
 
@@ -73,29 +76,28 @@ class Holes:
             reasons.insert(at, {})
         reasons[at][reason] = reasons[at].get(reason, 0) + last - first + 1
 
-    def take(self, below: int | None) -> Gap | None:
-        """Return the holes whose numbers are all below one, to be declared now; None when there are none.
+    def take(self, below: int | None = None) -> list[Gap]:
+        """Return the holes whose numbers are all below one, to be declared now, in their order.
 
         Args:
             below: The number; None: all of them.
         """
         n = len(self._firsts) if below is None else bisect_right(self._lasts, below - 1)
-        if n == 0:
-            return None
-        gap = Gap(tuple(zip(self._firsts[:n], self._lasts[:n], strict=True)), _summed(self._reasons[:n]))
+        holes = list(zip(self._firsts[:n], self._lasts[:n], strict=True))
+        reasons = self._reasons[:n]
         del self._firsts[:n], self._lasts[:n], self._reasons[:n]
-        return gap
+        return [
+            Gap(tuple(holes[at : at + MOST_RANGES]), _summed(reasons[at : at + MOST_RANGES]))
+            for at in range(0, n, MOST_RANGES)
+        ]
 
 
-def gap_of(dropped: Iterable[tuple[int, str]]) -> Gap:
-    """Return the gap that dropped numbers make, given each with its reason; at least one."""
+def gaps_of(dropped: Iterable[tuple[int, str]]) -> list[Gap]:
+    """Return the gaps that dropped numbers make, given each with its reason."""
     holes = Holes()
     for seq, reason in dropped:
         holes.add(seq, seq, reason)
-    gap = holes.take(None)
-    if gap is None:
-        raise ValueError("a gap needs a number")
-    return gap
+    return holes.take()
 
 
 def _summed(reasons: Iterable[Mapping[str, int]]) -> dict[str, int]:

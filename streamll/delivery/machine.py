@@ -18,7 +18,7 @@ from math import inf
 
 from streamll.delivery.batching import halves
 from streamll.delivery.circuit import CircuitBreaker, CircuitState
-from streamll.delivery.gaps import Gap, gap_of
+from streamll.delivery.gaps import Gap, gaps_of
 from streamll.delivery.outcome import BatchOutcome, Entry, Failure
 from streamll.models import Record
 
@@ -144,18 +144,18 @@ class Machine:
         """The lowest sequence number of an event that is held; None when none is."""
         return min((entry.seq for entry in self._first_events()), default=None)
 
-    def load(self, batch: Sequence[Entry], gap: Gap | None = None) -> None:
+    def load(self, batch: Sequence[Entry], gaps: Sequence[Gap] = ()) -> None:
         """Take charge of a batch, whose entries are in the order of their sequence numbers.
 
         Args:
             batch: The entries.
-            gap: What was dropped before the last of them, or, when there are none, since the last batch.
+            gaps: What was dropped before the last of them, or, when there are none, since the last batch.
         """
         if not self._groups:
             self._unsure.clear()
             self._holds_dead_letters = False
         group = [self._mark(e, e.record.poison) if e.record.poison else e for e in batch]
-        self._insert_note(group, gap)
+        self._insert_notes(group, gaps)
         if group:
             self._groups.append(group)
 
@@ -269,7 +269,7 @@ class Machine:
             self.undeclared += self._notes.pop(entry.seq)
         elif entry.dead_letter:
             dropped.append((entry, DEAD_LETTER_FAILED))
-            self._insert_note(left, gap_of([(entry.seq, DEAD_LETTER_FAILED)]))
+            self._insert_notes(left, gaps_of([(entry.seq, DEAD_LETTER_FAILED)]))
         else:
             left.append(self._mark(entry, reason))
 
@@ -299,7 +299,7 @@ class Machine:
             yield from islice((entry for entry in group if not entry.note), 1)
 
     def _remove(self, which: Callable[[Entry], bool], why: Callable[[Entry], str]) -> list[tuple[Entry, str]]:
-        """Drop events, for a note in each group that had any."""
+        """Drop events, for notes in each group that had any."""
         removed: list[tuple[Entry, str]] = []
         groups = list(self._groups)
         self._groups.clear()
@@ -308,14 +308,16 @@ class Machine:
             if gone:
                 removed += gone
                 group = [entry for entry in group if entry.note or not which(entry)]
-                self._insert_note(group, gap_of((entry.seq, reason) for entry, reason in gone))
+                self._insert_notes(group, gaps_of((entry.seq, reason) for entry, reason in gone))
             if group:
                 self._groups.append(group)
         return removed
 
-    def _insert_note(self, group: list[Entry], gap: Gap | None) -> None:
-        """Put the note of a gap into its place among the entries of a group."""
-        if gap is not None and self._declare is not None:
+    def _insert_notes(self, group: list[Entry], gaps: Sequence[Gap]) -> None:
+        """Put the notes of gaps into their places among the entries of a group."""
+        if self._declare is None:
+            return
+        for gap in gaps:
             insort(group, Entry(gap.last, self._declare(gap), note=True), key=lambda entry: entry.seq)
             self._notes[gap.last] = gap.count
 

@@ -370,15 +370,16 @@ class Buffer:
 
     @property
     def has_gap(self) -> bool:
-        """Whether there are dropped events of which `take_gap` has not told yet."""
+        """Whether there are dropped events of which `take_gaps` has not told yet."""
         return bool(self._holes)
 
-    def take_gap(self, batch: list[Entry]) -> Gap | None:
+    def take_gaps(self, batch: list[Entry]) -> list[Gap]:
         """Return what was dropped before the last entry of a batch, or, when it is empty, before what is to come."""
         if not self._holes:
-            return None
+            return []
         with self._lock:
-            return self._holes.take(batch[-1].seq if batch else None)
+            # Events may have come, and others have given way, since the batch was taken.
+            return self._holes.take(batch[-1].seq if batch else self._lowest())
 
     def expire(self, created_before: int) -> tuple[list[Entry], int | None]:
         """Drop what waits and was created before then, oldest first; when nothing is left, set `activity` at the next.

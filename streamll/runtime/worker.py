@@ -265,10 +265,10 @@ class Worker:
                     self._defect(error)
                     self._pause(monotonic() + _AFTER_DEFECT, until)
             if self._stop_by is not None:
+                clean = not self._has_work()
                 left = self._machine.abandon()
                 if self._buffer.shelf is None:  # else `give_up` leaves it on disk
                     self._settle(left)
-                clean = len(self._buffer) == 0
                 if clean:
                     self._say_farewell(self._stop_by)
                 self._close_transport(clean)
@@ -317,7 +317,7 @@ class Worker:
         if 0 < waiting < full and not hurry and self._options.flush_interval > 0:
             self._linger(full)
         batch = self._buffer.take(next_size(self._buffer.waiting(full), self._options), byte_limit(self._options))
-        self._machine.load(batch, self._buffer.take_gap(batch))
+        self._machine.load(batch, self._buffer.take_gaps(batch))
         self._unsettled_as = SHUTDOWN  # no byte of it has been sent
         return True
 

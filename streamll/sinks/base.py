@@ -228,7 +228,7 @@ class Sink:
 
     def _make_note(self, kind: str, data: Mapping[str, Any]) -> Record:
         """Make a record of the sink's own, which tells readers of its events."""
-        return self.pipeline.encode(StreamllEvent(event_type=kind, data=dict(data)), self.content_type)
+        return self.pipeline.encode_note(StreamllEvent(event_type=kind, data=dict(data)), self.content_type)
 
     # How a sink is made
 
