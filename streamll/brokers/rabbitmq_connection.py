@@ -13,6 +13,7 @@ frames are written to.
 from __future__ import annotations
 
 import contextlib
+import encodings.idna  # noqa: F401  # for a host's name: Python would import it when it looks for one
 import os
 import re
 import socket
