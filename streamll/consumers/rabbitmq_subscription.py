@@ -23,6 +23,8 @@ class Subscription(Connection):
     """
 
     cancelled = False
+    _heard: Any = None
+    """The channel whose cancellations are heard of."""
 
     def count_messages(self, queue: str, *, deadline: float) -> int:
         """The messages that wait in a queue, which must exist; for a stream, about those it holds."""
@@ -69,7 +71,9 @@ class Subscription(Connection):
         self._ask(lambda channel, done: channel.basic_qos(prefetch_count=prefetch, callback=done), deadline)
 
         def request(channel: Any, done: Callable[[Any], None]) -> None:
-            channel.add_on_cancel_callback(self._on_cancel)
+            if channel is not self._heard:
+                channel.add_on_cancel_callback(self._on_cancel)
+                self._heard = channel
             channel.basic_consume(queue, on_message, arguments=dict(arguments), callback=done)
 
         self._ask(request, deadline)

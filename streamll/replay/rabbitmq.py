@@ -99,9 +99,10 @@ class RabbitMQDeadLetters:
     def count(self) -> int:
         """See `DeadLetters.count`."""
         link = self._opened()
+        count = self._count(link) + len(self._held)  # while these are in our hands, it does not count them
         link.give_back(list(self._held))
         self._held.clear()
-        return self._count(link)
+        return count
 
     def close(self) -> None:
         """See `DeadLetters.close`: what is not acknowledged goes back to the queue with the connection's end."""
