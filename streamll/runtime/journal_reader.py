@@ -24,12 +24,21 @@ class JournalReader:
     """
 
     def __init__(self, settled: RangeSet | None = None) -> None:
-        self.damage = Damage()
-        self._entries = EntryReader(settled, self.damage)
+        self._entries = EntryReader(settled)
         self._segment: SegmentFile | None = None
         self._at = 0  # up to where that segment was loaded
         self._loaded: Iterator[Entry] = iter(())
         self._next: Entry | None = None  # read, and not returned yet
+
+    @property
+    def damage(self) -> Damage:
+        """What could not be read."""
+        return self._entries.damage
+
+    @property
+    def undecodable(self) -> int:
+        """How many entries are whole, but no entries of this version."""
+        return self._entries.undecodable
 
     def seek(self, seq: int) -> None:
         """Go on at a number, or at the next one above it."""

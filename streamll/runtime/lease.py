@@ -35,6 +35,8 @@ _FILE_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getat
 _BUSY = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES})
 _NOT_OURS = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EMLINK, errno.EPERM})
 
+_PRIVATE = 0o700
+
 _being_opened: set[Path] = set()
 """Folders that some thread is opening at this moment; see `_forget_in_child`."""
 
@@ -79,16 +81,19 @@ class Folder:
         Raises:
             OSError: When that cannot be done.
         """
-        make_private(parent)
+        _make_above(parent.parent)
+        _make_private(parent)
         unnamed = parent / f".{name}.new"
-        make_private(unnamed)
+        _make_private(unnamed)
         folder = _open(unnamed)
+        is_locked = False
         try:
-            if not folder.lock():
-                raise OSError(errno.EWOULDBLOCK, "another process has the folder that is to be made")
+            is_locked = folder.lock()
+            if not is_locked:
+                raise OSError(errno.EWOULDBLOCK, "the folder is being made by somebody else")
             os.rename(unnamed, parent / name)  # noqa: PTH104  # beside the other calls of os here
         except BaseException:
-            folder.close(remove=True)
+            folder.close(remove=is_locked)
             raise
         folder.path = parent / name
         return folder
@@ -128,7 +133,19 @@ class Folder:
 
     def lock(self) -> bool:
         """Lease it; False when another process has it, or when it is not at its path any more. Raises OSError."""
-        return _lock(self.descriptor) and _is_at(self.path, self.descriptor)
+        return _lock(self.descriptor) and self.is_there()
+
+    def is_there(self) -> bool:
+        """Whether it is at its path still."""
+        return _is_at(self.path, self.descriptor)
+
+    def holds(self, name: str) -> bool:
+        """Whether a file of that name is in it."""
+        try:
+            os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
 
     def names(self) -> list[str]:
         """The names in it, in order; raises OSError."""
@@ -192,23 +209,32 @@ class Folder:
             os.close(descriptor)
 
 
-def make_private(path: Path) -> None:
-    """Make a folder that only this user may enter, and those above it that are missing.
+def _make_above(path: Path) -> None:
+    """Make the folders that are missing, so that only this user may enter them; those that exist may be anybody's."""
+    missing = []
+    while not os.path.lexists(path):
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        _make_private(folder)
+
+
+def _make_private(path: Path) -> None:
+    """Make a folder that only this user may enter.
 
     Raises:
         OSError: When it cannot be made, or when one of that name is not this user's.
     """
     try:
-        os.mkdir(path, 0o700)  # noqa: PTH102  # beside the other calls of os here
-    except FileNotFoundError:
-        make_private(path.parent)
-        os.mkdir(path, 0o700)  # noqa: PTH102  # as above
+        os.mkdir(path, _PRIVATE)  # noqa: PTH102  # beside the other calls of os here
     except FileExistsError:
         found = os.lstat(path)
         if not stat.S_ISDIR(found.st_mode):
             raise NotADirectoryError(errno.ENOTDIR, "is no folder") from None
-        return
-    os.chmod(path, 0o700)  # noqa: PTH101  # whatever the umask
+        _require_own(found)
+        if stat.S_IMODE(found.st_mode) == _PRIVATE:
+            return
+    os.chmod(path, _PRIVATE)  # noqa: PTH101  # whatever the umask
 
 
 def _require_own(found: os.stat_result) -> None:
@@ -235,7 +261,7 @@ def _is_at(path: Path, descriptor: int) -> bool:
     """Whether a path leads to an open folder: it may have been deleted before it was locked."""
     try:
         return os.path.samestat(os.lstat(path), os.fstat(descriptor))
-    except FileNotFoundError:
+    except OSError:
         return False
 
 

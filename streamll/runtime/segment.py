@@ -278,53 +278,69 @@ def _written(data: bytes, start: int) -> int:
     return 0
 
 
-@dataclass
 class Survey:
-    """What a segment holds, as far as its numbers tell.
+    """What the segments of a producer hold, by their numbers only: which entries are there, and which are settled.
 
     Attributes:
-        first, last: The lowest and the highest number of an entry in it; 0 when there is none.
+        stored: The numbers of the entries.
+        settled: The numbers whose fate is known.
+        first, last: The lowest and the highest number of an entry; 0 when there is none.
+        damage: What could not be read.
     """
 
-    first: int = 0
-    last: int = 0
+    def __init__(self) -> None:
+        self.stored = RangeSet()
+        self.settled = RangeSet()
+        self.first = self.last = 0
+        self.damage = Damage()
+
+    def add(self, data: bytes, start: int, salt: int) -> None:
+        """Look at the next segment.
+
+        Args:
+            data, start, salt: As for `bodies`.
+        """
+        damage = self.damage
+        first, last = 1, 0  # the run of numbers that is not in `stored` yet
+        for body in bodies(data, start, salt, damage):
+            if not body[1]:
+                _settle(body, self.settled, damage)
+                continue
+            seq = _number_of(body)
+            # Entries come in the order of their numbers. The same once more is a later copy; a lower one is damage.
+            if seq == last + 1 and first <= last:
+                last = seq
+            elif self.last < seq < _NUMBERS:
+                self.stored.add(first, last)
+                first = last = seq
+            elif not seq or seq != self.last:
+                damage.add(len(body))
+                continue
+            self.last = seq
+        self.stored.add(first, last)
+        self.first = next(iter(self.stored), (0, 0))[0]
+
+    def unsettled(self) -> int:
+        """How many entries are to be delivered."""
+        numbers = RangeSet(self.stored)
+        for first, last in self.settled:
+            numbers.remove(first, last)
+        return numbers.count()
+
+    def missing(self) -> list[tuple[int, int]]:
+        """The ranges between the first and the last number that are neither stored nor settled."""
+        known = RangeSet(self.stored)
+        for first, last in self.settled:
+            known.add(first, last)
+        return list(known.gaps(self.first, self.last)) if self.first else []
 
 
-def survey(
-    data: bytes, start: int, salt: int, stored: RangeSet, settled: RangeSet, damage: Damage, after: int = 0
-) -> Survey:
-    """Look at the numbers of a segment only: which entries lie in it, and what it says is settled.
-
-    Args:
-        data, start, salt, damage: As for `bodies`.
-        stored: Is given the numbers of its entries.
-        settled: Is given the ranges of its settlements.
-        after: The highest number in the segments before it: entries come in the order of their numbers, so what is
-            below that is damage; the same number again is a later copy.
-    """
-    found = Survey()
-    first, last = 1, 0  # the run of numbers that is not in `stored` yet
-    for body in bodies(data, start, salt, damage):
-        if not body[1]:
-            _settle(body, settled, damage)
-            continue
-        try:
-            seq = _decode_number(body).seq
-        except _UNDECODABLE:
-            damage.add(len(body))
-            continue
-        if seq == last + 1 and first <= last:
-            last = seq
-        elif seq > after and seq < _NUMBERS:
-            stored.add(first, last)
-            first = last = seq
-            found.first = found.first or seq
-        elif seq != after:
-            damage.add(len(body))
-            continue
-        after = found.last = max(after, seq)
-    stored.add(first, last)
-    return found
+def _number_of(body: bytes) -> int:
+    """The number of the entry in a body; 0 when it has none that can be."""
+    try:
+        return max(0, _decode_number(body).seq)
+    except _UNDECODABLE:
+        return 0
 
 
 def _settle(body: bytes, settled: RangeSet, damage: Damage) -> None:
@@ -347,16 +363,21 @@ class EntryReader:
 
     Args:
         settled: Numbers that are not wanted; None: all are.
-        damage: Is told what cannot be read.
+
+    Attributes:
+        held: The entry read last; another copy of it may follow.
+        cursor: The lowest number that is wanted next.
+        damage: What could not be read.
+        undecodable: How many entries are whole, but no entries of this version.
     """
 
-    def __init__(self, settled: RangeSet | None = None, damage: Damage | None = None) -> None:
+    def __init__(self, settled: RangeSet | None = None) -> None:
         self._settled = settled
-        self._damage = damage if damage is not None else Damage()
+        self._highest = 0  # number read so far
         self.held: Entry | None = None
-        """The entry read last, unless another copy of it follows."""
         self.cursor = 1
-        """The lowest number that is wanted next."""
+        self.damage = Damage()
+        self.undecodable = 0
 
     def entries(self, data: bytes, start: int, salt: int) -> Iterator[Entry]:
         """The entries of a segment, or of a part of one that ends where a frame does; the last one stays behind.
@@ -366,27 +387,24 @@ class EntryReader:
         """
         decode = _decode_entry
         settled = self._settled
-        for body in bodies(data, start, salt, self._damage):
+        for body in bodies(data, start, salt, self.damage):
             if not body[1]:
                 continue
             try:
                 entry = decode(body)
             except _UNDECODABLE:
-                self._damage.add(len(body))
+                self.undecodable += 1
                 continue
             seq = entry.seq
-            held = self.held
+            if seq < self._highest or seq < 1 or seq >= _NUMBERS:
+                continue
+            self._highest = seq
             if seq < self.cursor or (settled is not None and seq in settled):
                 continue
-            if held is not None:
-                if seq < held.seq:
-                    continue
-                if seq > held.seq:
-                    self.cursor = held.seq + 1
-                    self.held = entry
-                    yield held
-                    continue
-            self.held = entry
+            held, self.held = self.held, entry
+            if held is not None and held.seq < seq:
+                self.cursor = held.seq + 1
+                yield held
 
     def rest(self) -> Entry | None:
         """The entry that is held back: nothing is behind it."""
@@ -399,3 +417,4 @@ class EntryReader:
         """Forget what is held back; the next segment holds, or stands before, the number `cursor`."""
         self.held = None
         self.cursor = cursor
+        self._highest = 0

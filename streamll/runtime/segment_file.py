@@ -30,14 +30,14 @@ class SegmentFile:
         name: Its name in the producer's folder.
         size: Its bytes.
         salt: Begins the CRC of its frames.
-        first, last: The lowest and the highest number of an entry in it; 0 when there is none, or none is known yet.
+        last: The highest number of an entry in it; 0 when there is none.
         end: Where the next frame goes; what is below holds whole frames only.
         limit: Entries go below it; the bytes above are kept for settlements.
         dirty: Whether something was stored since the disk took all.
         retired: Whether nothing will be stored in it any more.
     """
 
-    __slots__ = ("descriptor", "dirty", "end", "first", "last", "limit", "map", "name", "retired", "salt", "size")
+    __slots__ = ("descriptor", "dirty", "end", "last", "limit", "map", "name", "retired", "salt", "size")
 
     def __init__(self, name: str, size: int, salt: int = 0, limit: int = -1) -> None:
         self.name = name
@@ -45,7 +45,7 @@ class SegmentFile:
         self.salt = salt
         self.limit = limit
         self.end = HEADER_BYTES
-        self.first = self.last = 0
+        self.last = 0
         self.dirty = self.retired = False
         self.descriptor = -1
         self.map = _UNMAPPED
@@ -90,6 +90,8 @@ class SegmentFile:
 
     def wipe(self) -> None:
         """Remove a frame that was stored by a call that an exception ended before it could say so."""
+        if self.end >= self.size or not self.map[self.end]:
+            return
         length = min(frame_length(self.map[self.end : self.end + FRAME_BYTES]), self.size - self.end)
         self.map[self.end : self.end + length] = bytes(length)
 

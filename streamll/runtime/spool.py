@@ -13,25 +13,25 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from time import time
 
 from streamll.delivery.outcome import Entry
-from streamll.runtime.journal import SPARE_PREFIX, Identity, Journal, is_segment, key_of
+from streamll.runtime.journal import Identity, Journal, key_of
 from streamll.runtime.journal_reader import JournalReader, read_bytes
 from streamll.runtime.lease import Folder
-from streamll.runtime.ranges import RangeSet
 from streamll.runtime.segment import (
     FOREIGN,
     HEADER_BYTES,
     LEAST_SEGMENT,
     NEWER,
-    Damage,
     Header,
     SegmentError,
+    Survey,
     read_header,
-    survey,
 )
+from streamll.runtime.segment_chain import delete_ours, index_of
 from streamll.runtime.segment_file import SegmentFile
 from streamll.tally import Tally
 
@@ -90,10 +90,10 @@ def _look(path: Path) -> int | None:
         if folder is None:
             return None
         try:
-            names = [name for name in folder.names() if is_segment(name)]
+            names = [name for name in folder.names() if index_of(name)]
             if not names or path.name.startswith("."):
                 if time() - os.fstat(folder.descriptor).st_mtime > _STALE and folder.lock():
-                    _delete_spares(folder)
+                    delete_ours(folder, spares_only=True)
                     folder.close(remove=True)
                 return None
             for name in names:
@@ -110,12 +110,6 @@ def _look(path: Path) -> int | None:
             folder.close()
     except OSError:
         return None
-
-
-def _delete_spares(folder: Folder) -> None:
-    for name in folder.names():
-        if name.startswith(SPARE_PREFIX):
-            folder.unlink(name)
 
 
 def _tell(folder: Folder, name: str, kind: str, what: str) -> None:
@@ -166,7 +160,7 @@ def _adopt(folder: Folder) -> AdoptedJournal | None:
     headers: dict[str, Header] = {}
     unfit: dict[str, tuple[str, str]] = {}
     newest = 0.0
-    for name in filter(is_segment, folder.names()):
+    for name in filter(index_of, folder.names()):
         try:
             header = read_header(read_bytes(folder, name, 0, HEADER_BYTES))
             if header.producer != folder.path.name:
@@ -183,8 +177,9 @@ def _adopt(folder: Folder) -> AdoptedJournal | None:
             return None
     for name, (kind, what) in unfit.items():
         _tell(folder, name, kind, what)
-        folder.rename(name, name + SET_ASIDE_SUFFIX)
-    _delete_spares(folder)
+        with suppress(OSError):
+            folder.rename(name, name + SET_ASIDE_SUFFIX)
+    delete_ours(folder, spares_only=True)
     return AdoptedJournal(folder, headers, newest) if headers else None
 
 
@@ -195,7 +190,8 @@ class AdoptedJournal(Journal):
     all of it is settled, and what was delivered of the others would be delivered again after this process's death.
 
     Attributes:
-        unsettled: How many entries were to be delivered when it was adopted, but those found undecodable since.
+        unsettled: How many entries were to be delivered when it was adopted. Those that turn out to be undecodable (no
+            damage does that) are among them, and are not read.
         first, last: The lowest and the highest number that is stored; 0 when none is.
         missing: Ranges between them that are neither stored nor settled: lost by damage, or never stored.
         age: Seconds since the last file was changed, when it was adopted.
@@ -210,42 +206,27 @@ class AdoptedJournal(Journal):
             spool_bytes=_UNBOUNDED,
         )
         self.age = max(0.0, time() - newest)
-        self._folder = folder
-        self._settled = settled = RangeSet()
-        self._reader = JournalReader(settled)
-        damage = Damage()
-        stored = RangeSet()
-        self.first = self.last = 0
+        self._survey = survey = Survey()
+        self._reader = JournalReader(survey.settled)
+        segments = []
         for name, header in headers.items():
             data = read_bytes(folder, name, HEADER_BYTES, header.size)
             if len(data) < header.size - HEADER_BYTES:
-                damage.add(header.size - HEADER_BYTES - len(data))
+                survey.damage.add(header.size - HEADER_BYTES - len(data))
+            survey.add(data, 0, header.salt)
             segment = SegmentFile(name, header.size, header.salt)
             segment.end = HEADER_BYTES + len(data)
-            found = survey(data, 0, header.salt, stored, settled, damage, after=self.last)
-            segment.first, segment.last = found.first, found.last
-            self.first, self.last = self.first or found.first, max(self.last, found.last)
-            self._segments.append(segment)
-            self._index = max(self._index, header.index, int(name.partition(".")[0]))
-        self._damage = damage
-        to_deliver = RangeSet(stored, limit=_UNBOUNDED)
-        for first, last in settled:
-            to_deliver.remove(first, last)
-        self._unsettled = to_deliver.count()
-        known = RangeSet(stored, limit=_UNBOUNDED)
-        for first, last in settled:
-            known.add(first, last)
-        self.missing = list(known.gaps(self.first, self.last)) if self.first else []
-
-    @property
-    def unsettled(self) -> int:
-        """How many entries are to be delivered."""
-        return self._unsettled
+            segment.last = survey.last
+            segments.append(segment)
+        self._chain.inherit(folder, segments)
+        self.unsettled = survey.unsettled()
+        self.first, self.last = survey.first, survey.last
+        self.missing = survey.missing()
 
     @property
     def damaged(self) -> int:
         """Places in its segments that cannot be read."""
-        return self._damage.places
+        return self._survey.damage.places + self._reader.undecodable
 
     def append(self, entry: Entry) -> bool:
         """Return False: nothing is added to what a dead process left."""
@@ -254,5 +235,5 @@ class AdoptedJournal(Journal):
     def settle(self, ranges: Sequence[tuple[int, int]]) -> None:
         """As `Journal.settle`; what is settled is not read again either."""
         for first, last in ranges:
-            self._settled.add(first, last)
+            self._survey.settled.add(first, last)
         super().settle(ranges)

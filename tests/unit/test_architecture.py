@@ -178,6 +178,11 @@ class TestArrows:
         forbidden = {"threading", "_thread", "socket", "random", "secrets", "asyncio", "select", "logging"}
         assert not forbidden & {found.target.split(".")[0] for found in imports(module)}
 
+    @pytest.mark.parametrize("module", ["streamll.runtime.segment", "streamll.runtime.ranges"])
+    def test_bytes_on_disk_are_understood_without_touching_one(self, module: str) -> None:
+        forbidden = {"threading", "_thread", "socket", "random", "secrets", "time", "os", "mmap", "pathlib", "logging"}
+        assert not forbidden & {found.target.split(".")[0] for found in imports(module)}
+
     @pytest.mark.parametrize("module", MODULES)
     def test_every_module_says_what_it_is(self, module: str) -> None:
         assert ast.get_docstring(ast.parse(MODULES[module].read_text()))
