@@ -151,6 +151,8 @@ class Sink:
         self._on_delivery = on_delivery
         self._pipeline = pipeline
         self._retry_wait = retry_wait
+        if options.spools:  # found once: a forked child may have another working directory
+            self._spool_dir = find_spool_dir(options.spool_dir, os.environ)
         self._build()
         tell_after_fork(self)
 
@@ -192,7 +194,7 @@ class Sink:
         from streamll.runtime.shelf import Shelf
 
         options = self.options
-        spool_dir = Path(options.spool_dir) if options.spool_dir else default_spool_dir(os.environ)
+        spool_dir = self._spool_dir
         identity = Identity(self.address, self.address, self.producer, options.durability)
         journal = Journal(spool_dir, identity, options.segment_bytes, options.spool_bytes, options.sync_interval)
         shelf = Shelf(journal, options.durability != MEMORY, options.spool_bytes)
@@ -546,8 +548,19 @@ class Sink:
             stop_at_exit(self)
 
 
-def default_spool_dir(environ: Mapping[str, str]) -> Path:
-    """Return where a spool is when no spool_dir is given: with what the user's programs keep between two runs."""
+def find_spool_dir(given: str, environ: Mapping[str, str]) -> Path:
+    """Return where a spool is, wherever the process goes from here.
+
+    Args:
+        given: The option spool_dir; empty: a folder among what the user's programs keep between two runs.
+        environ: The environment.
+
+    Raises:
+        ConfigurationError: When it is said by means of a home folder, and there is none.
+    """
     state = environ.get("XDG_STATE_HOME", "")
-    home = Path(state) if state.startswith("/") else Path.home() / ".local" / "state"
-    return home / "streamll" / "spool"
+    path = Path(given or (state if state.startswith("/") else "~/.local/state") + "/streamll/spool")
+    try:
+        return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100  # Path.resolve would follow the links of now
+    except RuntimeError:
+        raise ConfigurationError("sink option spool_dir: this user has no home folder; give an absolute path") from None
