@@ -97,8 +97,8 @@ class Adopter:
         self._wake = Wakeup()
         self._stop_by: float | None = None
         self._lane: Lane | None = None
-        self._done: deque[Adoption] = deque(maxlen=_REMEMBERED)
-        self._too_old: set[Path] = set()
+        self._seen: deque[Lane | Adoption] = deque(maxlen=_REMEMBERED)  # only the last one may be under way
+        self._said: set[str] = set()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -130,9 +130,7 @@ class Adopter:
 
     def read(self) -> tuple[Adoption, ...]:
         """Return the numbers of the last orphans, the present one last."""
-        done = tuple(self._done)
-        lane = self._lane
-        return done if lane is None else (*done, lane.read())
+        return tuple(seen.read() if isinstance(seen, Lane) else seen for seen in tuple(self._seen))
 
     def forget_in_child(self) -> None:
         """In a forked child: the orphan is the parent's."""
@@ -149,35 +147,57 @@ class Adopter:
             try:
                 for folder in orphans(self._spool_dir, self._destination):
                     if not self._is_stopping():
-                        self._adopt(folder)
+                        self._try_to_adopt(folder)
             except Exception as error:
-                log.warning("sink %s: cannot look for events in the spool: %s", self.name, type(error).__name__)
-                log.debug("sink %s: cannot look for events in the spool", self.name, exc_info=error)
+                self._defect("look for events in the spool", error)
             self._wake.wait(LOOK_AGAIN)
+
+    def _try_to_adopt(self, folder: Path) -> None:
+        try:
+            self._adopt(folder)
+        except Exception as error:  # whatever is wrong with it: there are others
+            self._defect(f"deliver what is in {folder}", error)
+
+    def _defect(self, what: str, error: Exception) -> None:
+        """Something in here is wrong: the events stay where they are, and the host does not notice."""
+        if what not in self._said:
+            self._said.add(what)
+            log.warning("sink %s: cannot %s: %s; please report it", self.name, what, type(error).__name__)
+        log.debug("sink %s: cannot %s", self.name, what, exc_info=error)
 
     def _adopt(self, folder: Path) -> None:
         journal = adopt(folder)
         if journal is None:  # its process lives
             return
-        if journal.age > self._max_age:
+        try:
+            lane = None if self._is_too_old(journal, folder) else self._make_lane(journal)
+        except BaseException:
             journal.close(keep=True)
-            if folder not in self._too_old:
-                self._too_old.add(folder)
-                log.warning(
-                    "sink %s: %s is older than the broker's memory of it, so it is left there; "
-                    "`streamll replay` delivers it",
-                    self.name,
-                    folder,
-                )
+            raise
+        if lane is None:
+            journal.close(keep=True)
             return
-        lane = self._make_lane(journal)
         if journal.unsettled:
             log.warning("sink %s: %d events of a process that died are delivered", self.name, journal.unsettled)
         self._lane = lane
+        self._seen.append(lane)
         try:
             stop_by = self._stop_by
             if stop_by is not None:  # it came in between
                 lane.worker.begin_stop(max(0.0, stop_by - monotonic()))
-            self._done.append(lane.run(YEAR))
+            lane.run(YEAR)
         finally:
+            self._seen[-1] = lane.read()
             self._lane = None
+
+    def _is_too_old(self, journal: AdoptedJournal, folder: Path) -> bool:
+        if journal.age <= self._max_age:
+            return False
+        if str(folder) not in self._said:
+            self._said.add(str(folder))
+            log.warning(
+                "sink %s: %s is older than the broker's memory of it, so it is left there; `streamll replay` delivers it",
+                self.name,
+                folder,
+            )
+        return True

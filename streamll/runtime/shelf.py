@@ -10,10 +10,13 @@ from collections.abc import Sequence
 
 from streamll.delivery.outcome import Entry
 from streamll.runtime.journal import Journal
+from streamll.runtime.ranges import RangeSet
 from streamll.runtime.waiting import RANKS, rank_of
 
 _ROOM = {RANKS["debug"]: 0.8, RANKS["normal"]: 0.95, RANKS["critical"]: 1.0}
 """How full the spool may be for an event of each class to be taken: the higher ones keep room for themselves."""
+
+_UNBOUNDED = 1 << 62
 
 
 class Shelf:
@@ -38,17 +41,17 @@ class Shelf:
         self.unprotected = 0
         self._adopted = adopted is not None
         self._first = 0  # the lowest number that lies on disk only
-        self._bare: set[int] = set()  # numbers that are to be on disk and are not
+        self._bare = RangeSet(limit=_UNBOUNDED)  # numbers that are to be on disk and are not
 
     def keep(self, entry: Entry) -> None:
         """Have an entry on disk too, which stays in memory; where the disk does not take it, that is counted."""
         if not self.journal.append(entry):
-            self._bare.add(entry.seq)
+            self._bare.add(entry.seq, entry.seq)
             self.unprotected += 1
 
     def has_room(self, entry: Entry) -> bool:
         """Whether the spool has room for the class of this entry."""
-        return self.journal.numbers().bytes < self._spool_bytes * _ROOM[rank_of(entry.record)]
+        return self.journal.fill < _ROOM[rank_of(entry.record)]
 
     def spill(self, entry: Entry) -> bool:
         """Put an entry on disk only; returns whether the disk took it. The caller counts it as spooled."""
@@ -83,6 +86,7 @@ class Shelf:
             return lost
         if self._adopted:
             self.spooled -= len(batch)
+            self._first = batch[-1].seq + 1
             return []
         lost = []
         for entry in batch:
@@ -96,7 +100,8 @@ class Shelf:
         """Note that the fate of these numbers, as first and last of each range, is known: nobody delivers them again."""
         self.journal.settle(ranges)
         if self._bare:
-            self._bare = {seq for seq in self._bare if not any(first <= seq <= last for first, last in ranges)}
+            for first, last in ranges:
+                self._bare.remove(first, last)
 
     def lowest(self, floor: int) -> int:
         """The lowest number whose fate is not known, given that of those in memory."""
