@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
     from streamll.sinks.base import Sink, SinkStats
 
 log = logging.getLogger("streamll")
-
-# A comma also stands between the hosts of one URL, so only one with a scheme behind it separates two.
-_BETWEEN_URLS = re.compile(r"\s*,\s*(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 
 _OTHER_VARIABLES = {"STREAMLL_SINKS", "STREAMLL_ENABLED", "STREAMLL_DEBUG"}
 
@@ -320,13 +316,13 @@ def _only(kind: type[Any], given: Mapping[str, Any]) -> Any:
 def _make_sinks(
     sinks: Iterable[str | Sink] | str | None, env: Mapping[str, str], shared: Mapping[str, Any]
 ) -> list[Sink]:
-    from streamll.registry import make_sink
+    from streamll.registry import make_sink, urls_in
     from streamll.sinks.base import Sink
 
     if sinks is None:
         sinks = env.get("STREAMLL_SINKS", "")
     if isinstance(sinks, str):
-        sinks = [url for url in _BETWEEN_URLS.split(sinks.strip()) if url]
+        sinks = urls_in(sinks)
     if isinstance(sinks, Sink) or not isinstance(sinks, Iterable):
         raise ConfigurationError('sinks: must be a list of URLs or sinks, such as ["redis://localhost:6379/0"]')
     made: list[Sink] = []

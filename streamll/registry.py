@@ -59,6 +59,9 @@ _OTHER_NAMES: Mapping[str, str] = {
 # Nothing else of a URL is ever shown: what stands before the first colon of a text that is none may be a password.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,39}):(?=//)", re.ASCII)
 
+# A comma also stands between the hosts of one URL, so only one with a scheme behind it separates two.
+_BETWEEN_URLS = re.compile(r"\s*,\s*(?=[A-Za-z][A-Za-z0-9+.-]*://)")
+
 
 def known_schemes() -> list[str]:
     """Return the schemes for which there is a sink, sorted."""
@@ -105,6 +108,11 @@ def make_sink(url: str, **options: Any) -> Sink:
         ConfigurationError: When the URL or an option cannot be used. No credential is in its message.
     """
     return sink_class(scheme_of(url)).from_url(url.strip(), **options)
+
+
+def urls_in(text: str) -> list[str]:
+    """Return the URLs of a list such as that in STREAMLL_SINKS, which are separated by commas."""
+    return [url for url in _BETWEEN_URLS.split(text.strip()) if url]
 
 
 def scheme_of(url: str) -> str:
