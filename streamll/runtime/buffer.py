@@ -181,9 +181,9 @@ class Buffer:
         entry = Entry(ledger.accepted + 1, record)
         if not shelf.has_room(entry) or not shelf.spill(entry):
             return self._refuse(SPOOL_FULL)
+        shelf.spooled += 1  # before the number is given out: `recount` relies on it
         ledger.accepted = entry.seq
         ledger.offered += 1
-        shelf.spooled += 1
         return True
 
     def _make_room(self, rank: int, size: int, strategy: str) -> None:
@@ -341,7 +341,11 @@ class Buffer:
             return n
 
     def take(self, max_events: int, max_bytes: int) -> list[Entry]:
-        """Move the oldest entries in flight: at most so many, and so many payload bytes, but always one."""
+        """Move the oldest entries in flight: at most so many, and so many payload bytes, but always one.
+
+        Raises:
+            OSError: They lie on disk only, and cannot be read now; nothing is lost by it.
+        """
         shelf = self._shelf
         with self._lock:
             batch = self._waiting.take(max_events, max_bytes)
@@ -437,11 +441,16 @@ class Buffer:
                     self._flying = []
                     self._landed.clear()
                 self._shelf.settle(ranges)
-            lowest = self._lowest()
             self._tell_waiting()
-        if self._shelf is not None:
-            self._shelf.release(lowest)
+        self.tidy()
         return True
+
+    def tidy(self) -> None:
+        """Let go of files in which everything is settled."""
+        if self._shelf is not None:
+            with self._lock:
+                lowest = self._lowest()
+            self._shelf.release(lowest)
 
     def _tell_waiting(self) -> None:
         for waiter in tuple(self._waiters):

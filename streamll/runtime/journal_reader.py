@@ -54,7 +54,7 @@ class JournalReader:
     def read(
         self, folder: Folder, segments: Collection[SegmentFile], max_events: int, max_bytes: int, through: int | None
     ) -> list[Entry]:
-        """The next entries; see `Journal.read`."""
+        """The next entries; see `Journal.read`. Raises OSError where a file is there and cannot be read."""
         batch: list[Entry] = []
         size = 0
         while len(batch) < max_events:
@@ -102,7 +102,7 @@ class JournalReader:
         if start >= end:
             return False
         data = b""
-        with suppress(OSError):
+        with suppress(FileNotFoundError):  # any other error means: not now
             data = read_bytes(folder, segment.name, start, end)
         if len(data) < end - start:
             self.damage.add(end - start - len(data))

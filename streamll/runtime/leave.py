@@ -1,4 +1,8 @@
-"""The interpreter's exit: every sink that still runs is drained, all at the same time, within its exit_timeout."""
+"""The end of the process: every sink that still runs is drained, all at the same time, within its exit_timeout.
+
+What belongs here: who is drained, and the ends that Python tells us of: the interpreter's, and that of a child of
+multiprocessing. What does not: signals (signals.py), or how one sink is drained (worker.py).
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,12 @@ import atexit
 import logging
 import os
 import sys
-from collections.abc import Mapping
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
 from typing import Protocol
+
+from streamll.runtime.fork import tell_after_fork
 
 log = logging.getLogger("streamll")
 
@@ -18,6 +26,9 @@ class Stoppable(Protocol):
     @property
     def exit_timeout(self) -> float:
         """Seconds that the exit waits for it."""
+
+    def request_flush(self) -> None:
+        """Have what it holds delivered at once; returns at once, and never raises."""
 
     def begin_stop(self, timeout: float) -> None:
         """Start to drain; returns at once, and never raises."""
@@ -46,6 +57,11 @@ def forget(sink: Stoppable) -> None:
     _running.discard(sink)
 
 
+def running() -> list[Stoppable]:
+    """The sinks that would be drained now."""
+    return list(_running)
+
+
 def stop_together(timeouts: Mapping[Stoppable, float]) -> None:
     """Stop several sinks at the same time, so that a dead one takes nothing of the others' time.
 
@@ -58,24 +74,73 @@ def stop_together(timeouts: Mapping[Stoppable, float]) -> None:
         sink.finish_stop()
 
 
+class _Leaving:
+    """The draining of all sinks: one thread does it at a time, and there may be more to do when it is done."""
+
+    def __init__(self) -> None:
+        self.after_fork_in_child()
+        tell_after_fork(self)
+
+    def after_fork_in_child(self) -> None:
+        """Whoever was leaving is not in the child."""
+        self._lock = threading.RLock()
+        self._thread = 0
+        self._then: deque[Callable[[], None]] = deque()
+
+    def leave(self) -> None:
+        """Drain all sinks, say what is lost, and do what was asked for afterwards."""
+        with self._lock:
+            self._thread = threading.get_ident()
+            try:
+                sinks = running()
+                stop_together({sink: sink.exit_timeout for sink in sinks})
+                for sink in sinks:
+                    sink.say_what_is_lost()
+            except KeyboardInterrupt:  # a second Ctrl-C: whoever presses it wants the end now
+                log.warning("interrupted while the last events were being delivered")
+            finally:
+                self._thread = 0
+            while self._then:
+                self._then.popleft()()
+
+    def leave_elsewhere(self, then: Callable[[], None]) -> None:
+        """The same on another thread, where there can be one, and then `then`; returns at once there."""
+        self._then.append(then)
+        if self._thread == threading.get_ident():
+            return  # this interrupts `leave`, which goes on
+        try:
+            threading.Thread(target=self.leave, name="streamll-leave", daemon=True).start()
+        except RuntimeError:  # the interpreter is ending, or there are too many threads
+            self.leave()
+
+
+_leaving = _Leaving()
+leave_elsewhere = _leaving.leave_elsewhere
+atexit.register(_leaving.leave)
+
+
 def _leave_with_multiprocessing() -> None:
-    """A child that multiprocessing forked runs its finalizers at its end, and then no atexit function: it ends by _exit."""
+    """A child of multiprocessing, however it was started, runs its finalizers at its end, and no atexit function."""
     global _told_multiprocessing
-    process = sys.modules.get("multiprocessing.process")
-    if process is None or process.parent_process() is None or _told_multiprocessing == os.getpid():
+    multiprocessing = sys.modules.get("multiprocessing.util")
+    if multiprocessing is None or _told_multiprocessing == os.getpid():
         return
-    from multiprocessing.util import Finalize  # every such child has it already
-
-    Finalize(None, _leave, exitpriority=-1000)  # behind all others, which may emit
     _told_multiprocessing = os.getpid()
+    # It forgets the finalizers of its parent, and those made while a spawned child imports the main module.
+    multiprocessing.register_after_fork(_leaving, _leave_with_child)
+    if sys.modules["multiprocessing.process"].parent_process() is not None:
+        _leave_with_child(_leaving)
 
 
-@atexit.register
-def _leave() -> None:
-    sinks = list(_running)
-    try:
-        stop_together({sink: sink.exit_timeout for sink in sinks})
-        for sink in sinks:
-            sink.say_what_is_lost()
-    except KeyboardInterrupt:  # a second Ctrl-C: whoever presses it wants the end now
-        log.warning("interrupted while the last events were being delivered")
+def _leave_with_child(leaving: _Leaving) -> None:
+    global _told_multiprocessing
+    _told_multiprocessing = os.getpid()
+    sys.modules["multiprocessing.util"].Finalize(None, _leave_child, exitpriority=-1000)  # behind all others
+
+
+def _leave_child() -> None:
+    # It would wait for them right after its finalizers; they may emit until then.
+    for thread in threading.enumerate():
+        if not thread.daemon and thread is not threading.current_thread():
+            thread.join()
+    _leaving.leave()

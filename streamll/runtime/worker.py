@@ -54,6 +54,9 @@ IDLE_POLL = 3600.0
 _GRACE = 0.25
 """Seconds beyond its deadline that `stop` gives an interrupted worker to report back."""
 
+_LOOK_AFTER_SPOOL = 1.0
+"""Seconds between two looks after the files of the spool while the broker cannot be reached."""
+
 _FAREWELL = 0.5
 """Seconds that a clean stop spends on the closing record."""
 
@@ -68,7 +71,7 @@ MakeNote = Callable[[str, Mapping[str, Any]], Record]
 """From a note's event type and its data to the record that says it."""
 
 # What is said once until a batch is delivered; everything else is said once and for all.
-_UNTIL_DELIVERED = frozenset({"open", "fatal", "defect"})
+_UNTIL_DELIVERED = frozenset({"open", "fatal", "defect", "spool reading"})
 
 
 @dataclass(frozen=True)
@@ -297,7 +300,11 @@ class Worker:
         elif isinstance(command, Settle):
             self._settle(command.settlement)
         elif isinstance(command, Wait):
-            self._pause(min(command.until, self._expire_waiting(now)), until)
+            wake_at = min(command.until, self._expire_waiting(now))
+            if self._buffer.shelf is not None:  # events that give way meanwhile are to leave the disk too
+                self._buffer.tidy()
+                wake_at = min(wake_at, now + _LOOK_AFTER_SPOOL)
+            self._pause(wake_at, until)
         elif isinstance(command, Take):
             return self._take(until)
         return True
@@ -316,7 +323,13 @@ class Worker:
             return True
         if 0 < waiting < full and not hurry and self._options.flush_interval > 0:
             self._linger(full)
-        batch = self._buffer.take(next_size(self._buffer.waiting(full), self._options), byte_limit(self._options))
+        size = next_size(self._buffer.waiting(full), self._options)
+        try:
+            batch = self._buffer.take(size, byte_limit(self._options))
+        except OSError as error:
+            self._say("spool reading", f"the spool cannot be read now, and is tried again: {error.strerror}")
+            self._pause(monotonic() + _AFTER_DEFECT, until)
+            return True
         self._machine.load(batch, self._buffer.take_gaps(batch))
         self._unsettled_as = SHUTDOWN  # no byte of it has been sent
         return True
