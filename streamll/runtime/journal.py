@@ -310,6 +310,9 @@ class Journal:
 
         Returns:
             The entries; none when there are none now.
+
+        Raises:
+            OSError: They are there and cannot be read now; nothing is lost by it.
         """
         chain = self._chain
         if chain.folder is None:

@@ -60,7 +60,12 @@ class JournalReader:
         while len(batch) < max_events:
             entry = self._next
             if entry is None:
-                entry = self._next = self._advance(folder, segments, through)
+                try:
+                    entry = self._next = self._advance(folder, segments, through)
+                except OSError:
+                    if batch:
+                        break  # whoever asks again hears of it
+                    raise
             if entry is None or (through is not None and entry.seq > through):
                 break
             size += len(entry.record.payload)
