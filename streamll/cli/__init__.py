@@ -1,9 +1,10 @@
-"""The command line: `streamll check URL...`, `streamll tail URL` and `streamll replay URL`.
+"""The command line: `streamll check URL...`, `streamll tail URL`, `streamll replay URL` and `streamll audit URL`.
 
 What belongs here: finding the command, and turning every way in which one can end into an exit code and at most one
 line of words. What does not: what a command does, which is one file each.
 
-Exit codes: 0 done, 1 it failed, 2 it was called in a wrong way, 130 ended by Ctrl-C.
+Exit codes: 0 done, 1 it failed, 2 it was called in a wrong way, 130 ended by Ctrl-C; a command may say more in its own
+help.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import streamll
-from streamll.cli import check, replay, tail
-from streamll.cli.output import conceal
+from streamll.cli import audit, check, replay, tail
+from streamll.cli.output import conceal, say
 from streamll.errors import ConfigurationError, StreamllError
 from streamll.views.line import neutral
 
@@ -46,21 +47,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except ConfigurationError as error:
-        _say(str(error))
+        say(str(error))
         return MISUSED
     except StreamllError as error:
-        _say(str(error))
+        say(str(error))
         return FAILED
     except Exception as error:
         if os.environ.get("STREAMLL_DEBUG"):
             raise
         # Its text may hold anything, a password among it.
-        _say(f"a mistake in streamll: {type(error).__name__}; with STREAMLL_DEBUG=1 it shows where")
+        say(f"a mistake in streamll: {type(error).__name__}; with STREAMLL_DEBUG=1 it shows where")
         return FAILED
-
-
-def _say(text: str) -> None:
-    print(f"streamll: {neutral(conceal(text))}", file=sys.stderr)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -75,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="streamll", description="Looks at where streamll sends events, and at the events there.")
     parser.add_argument("--version", action="version", version=f"streamll {streamll.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (check, tail, replay):
+    for command in (check, tail, audit, replay):
         name = command.__name__.rpartition(".")[2]
         summary, _, _ = (command.__doc__ or "").partition("\n")
         own = commands.add_parser(

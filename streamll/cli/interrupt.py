@@ -51,14 +51,15 @@ def interruptions() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def postponed_interruptions(words: str) -> Iterator[Callable[[], bool]]:
+def postponed_interruptions(words: str, terminations: bool = False) -> Iterator[Callable[[], bool]]:
     """Give a function that says whether Ctrl-C was pressed; only when it is pressed again, KeyboardInterrupt is raised.
 
     For work that is to end between two steps. Where Ctrl-C is ignored, or in another thread than the main one, nothing
     is changed.
 
     Args:
-        words: What to say on standard error when it is pressed.
+        words: What to say on standard error when it is pressed; empty: nothing.
+        terminations: Whether SIGTERM is to count as Ctrl-C.
     """
     pressed = False
     in_main_thread = threading.current_thread() is threading.main_thread()
@@ -66,14 +67,21 @@ def postponed_interruptions(words: str) -> Iterator[Callable[[], bool]]:
         yield lambda: pressed
         return
 
-    def note(_number: int, _frame: FrameType | None) -> None:
+    may_term = terminations and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+    def note(number: int, _frame: FrameType | None) -> None:
         nonlocal pressed
         pressed = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.write(sys.stderr.fileno(), f"{words}\n".encode())  # print is not for signal handlers
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        if words:
+            os.write(sys.stderr.fileno(), f"{words}\n".encode())  # print is not for signal handlers
 
     signal.signal(signal.SIGINT, note)
+    if may_term:
+        signal.signal(signal.SIGTERM, note)
     try:
         yield lambda: pressed
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if may_term:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -38,6 +40,48 @@ def write_line(text: str) -> None:
     sys.stdout.flush()
 
 
+def say(text: str) -> None:
+    """Print a line on standard error, as our own words."""
+    print(f"streamll: {neutral(conceal(text))}", file=sys.stderr)
+
+
+class _Words(logging.Formatter):
+    """Log records in our own words' form: harmless, and without credentials."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"streamll: {neutral(conceal(super().format(record)))}"
+
+
+@contextmanager
+def consumers_heard(may_be_missing: str = "") -> Iterator[None]:
+    """Show on standard error when a connection is lost and found again.
+
+    Args:
+        may_be_missing: A source, as its consumer shows it, of which it is not worth a word that it does not exist.
+    """
+
+    def worth_a_word(record: logging.LogRecord) -> bool:
+        about = record.args[0] if isinstance(record.args, tuple) and record.args else ""
+        return about != may_be_missing or "does not exist" not in record.msg
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Words())
+    handler.addFilter(worth_a_word)
+    ours, pikas = logging.getLogger("streamll.consumers"), logging.getLogger("pika")
+    before = (ours.level, ours.propagate, pikas.level)
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
+    ours.propagate = False
+    pikas.setLevel(logging.CRITICAL)  # it says the same at length, and more than once
+    try:
+        yield
+    finally:
+        ours.removeHandler(handler)
+        ours.setLevel(before[0])
+        ours.propagate = before[1]
+        pikas.setLevel(before[2])
+
+
 def takes_color(environ: Mapping[str, str]) -> bool:
     """Whether standard output is a terminal that shows colours, and nobody asked for none (NO_COLOR)."""
     return sys.stdout.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
@@ -49,7 +93,7 @@ def as_text(item: Received, *, color: bool, dated: bool) -> str:
         shown, more = item.payload[:_SHOWN_OF_UNDECODABLE], len(item.payload) - _SHOWN_OF_UNDECODABLE
         rest = f" and {more:,} bytes more" if more > 0 else ""
         return neutral(f"undecodable entry at {item.position}: {item.error}: {shown!r}{rest}")
-    line = format_event(item.event, color=color, dated=dated)
+    line = format_event(item.event, color=color, dated=dated, producer=item.producer)
     return f"{line} (dead letter: {neutral(item.dead_letter)})" if item.dead_letter else line
 
 

@@ -10,20 +10,16 @@ that is no stream has to be emptied to be read: that takes --take.
 from __future__ import annotations
 
 import argparse
-import logging
 import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from streamll.cli.interrupt import interruptions
-from streamll.cli.output import as_json, as_text, conceal, takes_color, write_line
+from streamll.cli.output import as_json, as_text, consumers_heard, takes_color, write_line
 from streamll.consumers import Consumer, FileConsumer, Received, consumer_for
 from streamll.errors import ConfigurationError
-from streamll.views.line import neutral
 
 _GLANCE = 0.5
 
@@ -67,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     color = takes_color(os.environ)
     start = arguments.start or ("beginning" if arguments.no_follow else "end")
     left = arguments.count
-    with _consumers_heard(), interruptions() as interrupted, _consumer(arguments, start) as consumer:
+    with consumers_heard(), interruptions() as interrupted, _consumer(arguments, start) as consumer:
         # An end to a loop every now and then, to see an interruption that came to nothing.
         while not consumer.ended and not interrupted():
             for item in consumer:
@@ -85,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _consumer(arguments: argparse.Namespace, start: str) -> Consumer:
     url: str = arguments.url
-    options: dict[str, Any] = {"start": start, "follow": not arguments.no_follow, "timeout": _GLANCE}
+    options: dict[str, Any] = {"start": start, "follow": not arguments.no_follow, "timeout": _GLANCE, "notes": True}
     scheme = url.partition(":")[0].lower()
     if "://" not in url and scheme != "file":
         return FileConsumer(url, **options)
@@ -135,30 +131,3 @@ def _positive(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text[:18]) > 0):
         raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {text!r}")
     return int(text[:18])
-
-
-class _Words(logging.Formatter):
-    """Log records in our own words' form: harmless, and without credentials."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return f"streamll: {neutral(conceal(super().format(record)))}"
-
-
-@contextmanager
-def _consumers_heard() -> Iterator[None]:
-    """Show on standard error when a connection is lost and found again."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Words())
-    ours, pikas = logging.getLogger("streamll.consumers"), logging.getLogger("pika")
-    before = (ours.level, ours.propagate, pikas.level)
-    ours.addHandler(handler)
-    ours.setLevel(logging.INFO)
-    ours.propagate = False
-    pikas.setLevel(logging.CRITICAL)  # it says the same at length, and more than once
-    try:
-        yield
-    finally:
-        ours.removeHandler(handler)
-        ours.setLevel(before[0])
-        ours.propagate = before[1]
-        pikas.setLevel(before[2])

@@ -155,6 +155,11 @@ class Consumer(Iterator[Received], AsyncIterator[Received]):
                 return item
 
     @property
+    def shown(self) -> str:
+        """The source for people: no credentials."""
+        return self._source.shown
+
+    @property
     def ended(self) -> bool:
         """Whether nothing more will come: closed, or without `follow` at the end. False when only `timeout` ended a loop."""
         return self._closed.is_set() or (self._ended and not self._ready)

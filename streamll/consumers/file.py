@@ -20,7 +20,7 @@ from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
@@ -30,7 +30,10 @@ from streamll.consumers.base_options import BEGINNING, END, ConsumerOptions
 from streamll.consumers.received import Received, read_event, read_note
 from streamll.errors import ConfigurationError, FatalError, UnavailableError
 from streamll.options import SinkOptions, unknown_option
-from streamll.wire.file import PAYLOAD_BASE64, PRODUCER, REASON, SEQ
+from streamll.wire.file import DEAD_LETTER_SUFFIX, PAYLOAD_BASE64, PRODUCER, REASON, SEQ
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 logger = logging.getLogger("streamll.consumers")
 
@@ -77,6 +80,12 @@ class FileConsumer(Consumer):
         place, found = _read_path(path)
         chosen = FileConsumerOptions.from_mapping({**found, **options})
         super().__init__(_FileSource(place, chosen), chosen)
+
+    @classmethod
+    def of_dead_letters(cls, path: str | os.PathLike[str], **options: Any) -> Self:
+        """Return a consumer of the dead letters that a sink with such a path or URL writes; arguments as of the class."""
+        place, found = _read_path(path)
+        return cls(place.with_name(place.name + DEAD_LETTER_SUFFIX), **{**found, **options})
 
 
 def _read_path(path: str | os.PathLike[str]) -> tuple[Path, dict[str, str]]:

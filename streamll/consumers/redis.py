@@ -19,7 +19,7 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from streamll.brokers.redis_connection import Dialer, RedisConnection, Tap
 from streamll.brokers.redis_errors import Trouble, trouble_of
@@ -30,7 +30,10 @@ from streamll.consumers.received import Coming, Received, Ticket, read_event, re
 from streamll.delivery.outcome import Failure
 from streamll.errors import ConfigurationError, DecodeError, FatalError, TransportError, UnavailableError
 from streamll.options import MIB, SinkOptions, option
-from streamll.wire.redis import FIELD_EVENT, Argument, decode_fields
+from streamll.wire.redis import FIELD_EVENT, Argument, decode_fields, keys_for
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 logger = logging.getLogger("streamll.consumers")
 
@@ -113,6 +116,15 @@ class RedisConsumer(Consumer):
         chosen = RedisConsumerOptions.from_mapping(options)
         shown = f"{address.shown if address else 'redis'} stream {chosen.stream}"
         super().__init__(_RedisSource(Dialer(address, client, chosen.stream.encode()), shown, chosen), chosen)
+
+    @classmethod
+    def of_dead_letters(cls, url: str, **options: Any) -> Self:
+        """Return a consumer of the dead letters that a sink with such a URL writes; arguments as of the class."""
+        ours = RedisConsumerOptions.names()
+        address = parse_redis_url(url, own={*ours, *SINK_OPTIONS, *SinkOptions.names()})
+        given = {"stream": RedisConsumerOptions().stream, **address.options, **options}
+        keys = keys_for(given["stream"], "", given.get("dead_letter_stream", ""), address.kind == "cluster")
+        return cls(url, **{**options, "stream": keys.dead_letters.decode("utf-8", "surrogateescape")})
 
 
 class _RedisSource:

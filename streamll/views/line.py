@@ -17,6 +17,7 @@ import msgspec
 
 from streamll.codec import format_timestamp
 from streamll.models import StreamllEvent
+from streamll.views.notes import describe
 
 LINE_LIMIT = 1000
 """Characters of a line, unless told otherwise."""
@@ -49,21 +50,29 @@ def _escape(match: re.Match[str]) -> str:
     return short or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
 
 
-def format_event(event: StreamllEvent, *, color: bool = False, dated: bool = False, limit: int = LINE_LIMIT) -> str:
+def format_event(
+    event: StreamllEvent,
+    *,
+    color: bool = False,
+    dated: bool = False,
+    limit: int = LINE_LIMIT,
+    producer: str = "",
+) -> str:
     """Return an event as one line, without its end.
 
     Time of day (local), level, event type, operation (or function), duration, data, tags, and the beginning of the
-    execution's id: what is empty is left out.
+    execution's id: what is empty is left out. A sink's own note is put into words instead.
 
     Args:
         event: The event.
         color: Whether to colour it with ANSI escapes.
         dated: Whether to put the date before the time.
         limit: The most characters to show, escapes for colour not counted; a longer line ends in an ellipsis.
+        producer: Whose note it is, for a note.
     """
     shown: list[str] = []
     left = limit
-    for text, style in _pieces(event, dated):
+    for text, style in _pieces(event, dated, producer):
         text = neutral(text)
         room = left - (1 if shown else 0)
         if len(text) > room:
@@ -77,12 +86,16 @@ def format_event(event: StreamllEvent, *, color: bool = False, dated: bool = Fal
     return " ".join(shown)
 
 
-def _pieces(event: StreamllEvent, dated: bool) -> Iterator[tuple[str, str]]:
+def _pieces(event: StreamllEvent, dated: bool, producer: str) -> Iterator[tuple[str, str]]:
     """The parts of a line, each with its style, before they are made harmless."""
     level_style = _LEVELS.get(event.level, "")
     yield _clock(event.timestamp, dated), _DIM
     if event.level:
         yield f"{event.level.upper():<7}", level_style
+    note = describe(event, producer)
+    if note is not None:
+        yield note, level_style or _BOLD
+        return
     yield event.event_type, level_style or _BOLD
     what = event.operation or ".".join(name for name in (event.module_name, event.method_name) if name)
     if what:

@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil, exp, log
 
-from streamll.models import StreamllEvent
+from streamll.models import CLOSING, NOTES, StreamllEvent
 from streamll.views.line import neutral
+from streamll.views.notes import read_gap
 
 OTHERS = "(others)"
 """Where operations are counted beyond the most that are told apart."""
@@ -51,14 +52,25 @@ class Summary:
 
     Args:
         most_operations: Operations told apart; further ones are counted together as `(others)`.
+
+    Attributes:
+        lost: Events that sinks said they had dropped.
+        closed: Sinks that said that they had ended.
     """
 
     def __init__(self, most_operations: int = 1000) -> None:
         self._most = most_operations
         self._operations: dict[str, _Operation] = {}
+        self.lost = 0
+        self.closed = 0
 
     def add(self, event: StreamllEvent) -> None:
-        """Take an event in."""
+        """Take an event in; a sink's own note is none of an operation's."""
+        if event.event_type in NOTES:
+            gap = read_gap(event)
+            self.lost += gap.count if gap else 0
+            self.closed += event.event_type == CLOSING
+            return
         name = event.operation or ".".join(part for part in (event.module_name, event.method_name) if part)
         name = (name or event.event_type)[:_LONGEST_NAME]
         if name not in self._operations and len(self._operations) >= self._most:
@@ -83,13 +95,16 @@ class Summary:
             counts = (f"{row.calls:,}", f"{row.errors:,}", f"{row.events:,}")
             lines.append((neutral(row.operation), *counts, *("-" if ms is None else f"{ms:,.3f}" for ms in times)))
         widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-        return "\n".join(
+        rows = [
             "  ".join(
                 text.ljust(width) if column == 0 else text.rjust(width)
                 for column, (text, width) in enumerate(zip(line, widths, strict=True))
             ).rstrip()
             for line in lines
-        )
+        ]
+        if self.lost or self.closed:
+            rows.append(f"events lost, as their sinks said: {self.lost:,}; sinks that ended: {self.closed:,}")
+        return "\n".join(rows)
 
 
 def summarise(events: Iterable[StreamllEvent]) -> Summary:

@@ -14,6 +14,9 @@ import msgspec
 
 PRODUCER, SEQ, REASON, PAYLOAD_BASE64 = "producer", "seq", "reason", "payload_base64"
 
+DEAD_LETTER_SUFFIX = ".dead-letter.jsonl"
+"""What the name of the file of dead letters has behind that of the file of events."""
+
 _encode = msgspec.json.Encoder().encode
 
 
