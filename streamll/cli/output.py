@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,6 +53,35 @@ class _Words(logging.Formatter):
 
 
 @contextmanager
+def heard(
+    name: str, level: int = logging.WARNING, worth_a_word: Callable[[logging.LogRecord], bool] = lambda record: True
+) -> Iterator[None]:
+    """Show on standard error what a logger of ours, and those below it, have to say; and nothing of what pika has.
+
+    Args:
+        name: The logger.
+        level: From which level on.
+        worth_a_word: Which of its records to show.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Words())
+    handler.addFilter(worth_a_word)
+    ours, pikas = logging.getLogger(name), logging.getLogger("pika")
+    before = (ours.level, ours.propagate, pikas.level)
+    ours.addHandler(handler)
+    ours.setLevel(level)
+    ours.propagate = False
+    pikas.setLevel(logging.CRITICAL)  # it says the same at length, and more than once
+    try:
+        yield
+    finally:
+        ours.removeHandler(handler)
+        ours.setLevel(before[0])
+        ours.propagate = before[1]
+        pikas.setLevel(before[2])
+
+
+@contextmanager
 def consumers_heard(may_be_missing: str = "") -> Iterator[None]:
     """Show on standard error when a connection is lost and found again.
 
@@ -64,22 +93,8 @@ def consumers_heard(may_be_missing: str = "") -> Iterator[None]:
         about = record.args[0] if isinstance(record.args, tuple) and record.args else ""
         return about != may_be_missing or "does not exist" not in record.msg
 
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Words())
-    handler.addFilter(worth_a_word)
-    ours, pikas = logging.getLogger("streamll.consumers"), logging.getLogger("pika")
-    before = (ours.level, ours.propagate, pikas.level)
-    ours.addHandler(handler)
-    ours.setLevel(logging.INFO)
-    ours.propagate = False
-    pikas.setLevel(logging.CRITICAL)  # it says the same at length, and more than once
-    try:
+    with heard("streamll.consumers", logging.INFO, worth_a_word):
         yield
-    finally:
-        ours.removeHandler(handler)
-        ours.setLevel(before[0])
-        ours.propagate = before[1]
-        pikas.setLevel(before[2])
 
 
 def takes_color(environ: Mapping[str, str]) -> bool:

@@ -61,12 +61,12 @@ class FileDeadLetters:
     def open(self) -> None:
         """See `DeadLetters.open`."""
         with self._translated():
-            if not _with_rotated(self._path):
+            if not with_rotated(self._path):
                 return
             if not self._look:
                 deadline = time.monotonic() + self._options.send_timeout
                 self._lock = self._locked.enter_context(self._file.held(deadline))
-            self._to_read = _with_rotated(self._path)
+            self._to_read = with_rotated(self._path)
             if not self._look:
                 for path in self._to_read:
                     _refuse_strangers(path)
@@ -102,7 +102,7 @@ class FileDeadLetters:
         """See `DeadLetters.count`."""
         with self._translated():
             self._finish()
-            return sum(_count_lines(path) for path in _with_rotated(self._path))
+            return sum(_count_lines(path) for path in with_rotated(self._path))
 
     def close(self) -> None:
         """See `DeadLetters.close`: what was removed is removed, even if something else has failed."""
@@ -225,8 +225,8 @@ def _payload(line: bytes, fields: dict[str, Any]) -> bytes:
     return msgspec.json.encode({name: value for name, value in fields.items() if name not in (PRODUCER, SEQ, REASON)})
 
 
-def _with_rotated(path: Path) -> list[Path]:
-    """The files that are there, oldest first."""
+def with_rotated(path: Path) -> list[Path]:
+    """Return the file and the rotated ones beside it, as far as they are there, oldest first."""
     rotated = {}
     with contextlib.suppress(FileNotFoundError):
         for sibling in path.parent.iterdir():

@@ -13,7 +13,7 @@ from streamll.brokers.rabbitmq_url import read_url as read_rabbitmq_url
 from streamll.errors import ConfigurationError
 from streamll.options import SinkOptions
 from streamll.replay.base import DeadLetters, Destination
-from streamll.replay.file import FileDeadLetters, FileDestination
+from streamll.replay.file import FileDeadLetters, FileDestination, with_rotated
 from streamll.replay.rabbitmq import RabbitMQDeadLetters, RabbitMQDestination
 from streamll.replay.redis import RedisDeadLetters, RedisDestination
 from streamll.sinks.file import DEAD_LETTER_SUFFIX, FileOptions, FileSink
@@ -162,6 +162,10 @@ class FilePlace(Place):
             self._dead_letters = path.with_name(path.name + DEAD_LETTER_SUFFIX)
             self._path = path
         self.dead_letters_of = f"file {self._dead_letters}"
+
+    def exists(self) -> bool:
+        """Whether there is such a file, or one of its dead letters."""
+        return self._path.exists() or bool(with_rotated(self._dead_letters))
 
     def dead_letters(self, *, look: bool) -> DeadLetters:
         """See `Place.dead_letters`."""

@@ -21,7 +21,7 @@ from streamll.brokers.redis_connection import Dialer, RedisConnection, Reply, Ta
 from streamll.brokers.redis_errors import Trouble, trouble_of
 from streamll.brokers.redis_url import RedisAddress
 from streamll.delivery.outcome import BatchOutcome, Failure
-from streamll.errors import DecodeError, UnavailableError
+from streamll.errors import DecodeError, TransportError, UnavailableError
 from streamll.options import SinkOptions
 from streamll.replay.base import PAGE, PAGE_BYTES, Letter
 from streamll.wire.redis import Argument, Trim, decode_fields, keys_for, xadd_commands
@@ -51,7 +51,10 @@ class _Server:
 
     def open(self) -> None:
         self.close()
-        self._connection = self._dialer.connect(time.monotonic() + self._options.connect_timeout, self._tap)
+        try:
+            self._connection = self._dialer.connect(time.monotonic() + self._options.connect_timeout, self._tap)
+        except TransportError as error:
+            raise type(error)(f"{self.shown}: {error}") from error
 
     def ask(self, *commands: tuple[Argument, ...]) -> list[Reply]:
         """Return an answer for each command; raises UnavailableError or FatalError."""

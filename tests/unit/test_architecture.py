@@ -34,12 +34,13 @@ ARROWS: dict[str, frozenset[str]] = {
     "brokers": frozenset({"errors", "options", "delivery.outcome", "runtime.fork", "wire"}),
     "sinks": LOW | {"values", "codec", "pipeline", "delivery", "runtime", "brokers", "wire", "views.line"},
     "consumers": LOW | {"values", "codec", "delivery.backoff", "delivery.outcome", "brokers", "wire"},
-    "replay": LOW | {"codec", "delivery.outcome", "brokers", "wire", "sinks", "consumers"},
+    "replay": LOW | {"codec", "delivery", "runtime", "brokers", "wire", "sinks", "consumers", "registry"},
     "views": LOW | {"codec", "values"},
     "registry": frozenset({"errors", "options", "sinks.base"}),
     "api": LOW | {"pipeline", "spans", "registry", "sinks.base", "runtime.leave", "runtime.executor"},
     "testing": LOW | {"codec", "pipeline", "delivery", "runtime", "sinks.base"},
-    "cli": LOW | {"values", "codec", "registry", "sinks.base", "consumers", "replay", "views", "streamll"},
+    "cli": LOW
+    | {"values", "codec", "registry", "sinks.base", "consumers", "replay", "runtime.spool", "views", "streamll"},
     "__main__": frozenset({"cli"}),
     "streamll": frozenset(),
 }
