@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
@@ -62,26 +62,23 @@ def postponed_interruptions(words: str, terminations: bool = False) -> Iterator[
         terminations: Whether SIGTERM is to count as Ctrl-C.
     """
     pressed = False
+    usual: dict[int, Any] = {signal.SIGINT: signal.default_int_handler}
+    if terminations:
+        usual[signal.SIGTERM] = signal.SIG_DFL
     in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield lambda: pressed
-        return
-
-    may_term = terminations and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    ours = {number: usual[number] for number in usual if in_main_thread and signal.getsignal(number) is usual[number]}
 
     def note(number: int, _frame: FrameType | None) -> None:
         nonlocal pressed
         pressed = True
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        signal.signal(number, ours[number])
         if words:
             os.write(sys.stderr.fileno(), f"{words}\n".encode())  # print is not for signal handlers
 
-    signal.signal(signal.SIGINT, note)
-    if may_term:
-        signal.signal(signal.SIGTERM, note)
+    for number in ours:
+        signal.signal(number, note)
     try:
         yield lambda: pressed
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if may_term:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number, handler in ours.items():
+            signal.signal(number, handler)

@@ -19,10 +19,10 @@ from streamll.consumers import Consumer, ConsumerOptions, FileConsumer, Received
 from streamll.consumers import file as file_consumer
 from streamll.consumers import rabbitmq as rabbitmq_consumer
 from streamll.consumers import redis as redis_consumer
-from streamll.consumers.received import Coming, Ticket, read_event
+from streamll.consumers.received import LONGEST_NOTE, Coming, Ticket, read_event, read_note
 from streamll.consumers.seen import SeenNumbers
 from streamll.errors import ConfigurationError, ConsumerError, FatalError, TransportError, UnavailableError
-from streamll.models import StreamllEvent
+from streamll.models import CLOSING, GAP, StreamllEvent
 from streamll.options import OptionSet, SinkOptions
 from streamll.sinks.file import FileOptions
 from streamll.sinks.rabbitmq_options import RabbitMQOptions
@@ -146,6 +146,137 @@ class TestSeenNumbers:
         seen = SeenNumbers(0)
         assert seen.add("p", 1)
         assert seen.add("p", 1)
+
+
+def note(seq: int, kind: str = GAP) -> Received:
+    """A sink's own word."""
+    event = StreamllEvent(event_type=kind, data={"count": 1, "ranges": [[seq, seq]], "reasons": {"overflow": 1}})
+    return Received(event, "", codec.encode(event), "p", seq, f"{seq}-0")
+
+
+def due_note(seq: int) -> Received:
+    item = note(seq)
+    item.ticket = Ticket(f"token {seq}", seq)
+    return item
+
+
+class TestNotes:
+    def test_are_left_out_and_counted(self) -> None:
+        consumer = consume(ScriptedSource([note(1), entry(2), note(3), note(4, CLOSING)], [note(5)], [entry(6)], None))
+        assert seqs(consumer) == [2, 6]
+        stats = consumer.stats()
+        assert (stats.received, stats.notes) == (2, 4)
+        assert stats.bytes == 2 * len(entry(2).payload)
+
+    def test_are_handed_over_to_whoever_asks(self) -> None:
+        consumer = consume(ScriptedSource([note(1), entry(2)], None), notes=True)
+        assert [(item.seq, item.note) for item in consumer] == [(1, True), (2, False)]
+        assert (consumer.stats().received, consumer.stats().notes) == (2, 1)
+
+    def test_count_for_doubles_and_the_position(self) -> None:
+        consumer = consume(ScriptedSource([entry(1), note(2), entry(2), entry(1), note(3), note(3)], None))
+        next(consumer)
+        assert consumer.stats().position == "1-0"
+        assert seqs(consumer) == []
+        stats = consumer.stats()
+        assert (stats.position, stats.duplicates, stats.notes) == ("3-0", 3, 2)
+
+    def test_that_are_left_out_are_acknowledged(self) -> None:
+        source = ScriptedSource([task(1), due_note(2), task(3), due_note(4)], None)
+        with consume(source) as consumer:
+            assert seqs(consumer) == [1, 3]
+        assert source.done == ["token 2", "token 4"]
+
+    def test_that_are_handed_over_are_not(self) -> None:
+        source = ScriptedSource([due_note(2)], None)
+        with consume(source, notes=True) as consumer:
+            (item,) = consumer
+        assert source.done == []
+        assert item.note
+
+    def test_end_no_loop_before_its_time(self) -> None:
+        consumer = consume(ScriptedSource([note(1)], [entry(2)], [note(3)], [], None), timeout=0.0)
+        assert seqs(consumer) == [2]
+        assert seqs(consumer) == []
+        assert consumer.ended
+
+    def test_async(self) -> None:
+        async def read(**options: Any) -> list[int]:
+            async with consume(ScriptedSource([note(1), entry(2)], [note(3)], [entry(4)], None), **options) as consumer:
+                return [item.seq async for item in consumer]
+
+        assert asyncio.run(read()) == [2, 4]
+        assert asyncio.run(read(notes=True)) == [1, 2, 3, 4]
+
+    def test_are_no_events_of_the_program(self) -> None:
+        consumer = consume(ScriptedSource([note(1), entry(2)], None))
+        assert [event.operation for event in consumer.events()] == ["2"]
+
+    def test_an_item_that_is_none_of_anybodys_is_no_note(self) -> None:
+        assert not scrambled().note
+
+
+class TestLeavingEventsUndecoded:
+    def test_only_notes_are_decoded(self) -> None:
+        for event, is_note in (
+            (StreamllEvent(event_type=GAP), True),
+            (StreamllEvent(event_type=CLOSING, data={"text": "x" * 5000}), True),
+            (StreamllEvent(event_type="t"), False),
+            (StreamllEvent(event_type="t", operation=GAP), False),
+            (StreamllEvent(event_type="t", data={"more": "x" * LONGEST_NOTE, "text": GAP}), False),
+        ):
+            for content_type in (codec.MSGPACK, codec.JSON):
+                found, error = read_note(codec.encode(event, content_type), 10_000_000)
+                assert error == ""
+                assert (found is not None) == is_note
+                assert found in (None, event)
+
+    def test_what_may_be_a_note_and_cannot_be_read_is_said(self) -> None:
+        assert "bad MessagePack" in read_note(b"\xc1 streamll.gap", 100)[1]
+        assert (
+            "none is that long"
+            in read_note(codec.encode(StreamllEvent(event_type=GAP, data={"x": "x" * LONGEST_NOTE})), 10**7)[1]
+        )
+        assert (
+            "max_event_bytes" in read_note(codec.encode(StreamllEvent(event_type=GAP, data={"x": "x" * 500})), 100)[1]
+        )
+        assert read_note(b"\xc1", 100) == (None, "")
+
+    def test_items_have_their_envelope(self) -> None:
+        bare = Received(None, "", b"...", "p", 7, "7-0")
+        consumer = consume(ScriptedSource([bare], None), decode=False)
+        assert [(item.producer, item.seq, item.event) for item in consumer] == [("p", 7, None)]
+        assert consumer.stats().undecodable == 0
+
+    def test_there_are_no_events_then(self) -> None:
+        with pytest.raises(ConfigurationError, match="decode=False"):
+            consume(ScriptedSource(), decode=False).events()
+
+
+class TestCuts:
+    def test_the_item_behind_a_cut_says_so(self) -> None:
+        class Overtaken(ScriptedSource):
+            def read(self, wait: float) -> Sequence[Received] | None:
+                self.cuts = int(len(self.pages) < 4)  # from the second page on
+                return super().read(wait)
+
+        consumer = consume(Overtaken([entry(1), entry(2)], [entry(7), entry(8)], [entry(9)], None))
+        assert [(item.seq, item.after_cut) for item in consumer] == [
+            (1, False),
+            (2, False),
+            (7, True),
+            (8, False),
+            (9, False),
+        ]
+        assert consumer.stats().cuts == 1
+
+    def test_whether_all_was_read_is_for_the_source_to_say(self) -> None:
+        source = ScriptedSource()
+        consumer = consume(source)
+        for whole in (False, True):
+            source.whole = whole
+            assert consumer.whole == whole
+        assert consumer.shown == "script"
 
 
 class TestIterating:
