@@ -8,6 +8,9 @@ PYTHON ?= python3
 VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(shell "$(PYTHON)" -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
 JOBS ?= auto
 SINK ?=
+ON ?= redis,rabbitmq
+SCENARIOS ?= 200
+SEED ?=
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -19,7 +22,7 @@ PURE := streamll/delivery/*,streamll/wire/*,streamll/codec.py,streamll/privacy.p
 NEEDS_SERVERS := integration or redis or rabbitmq or e2e
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo speed test test-unit test-integration test-setup test-teardown test-performance test-all \
+.PHONY: help setup chaos demo speed test test-unit test-integration test-setup test-teardown test-performance test-all \
 	coverage-run lint format typecheck lock clean print-python
 
 help: ## Say what there is
@@ -35,6 +38,9 @@ $(STAMP): requirements-dev.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
+
+chaos: $(STAMP) ## Seeded faults on real servers (SCENARIOS=n of them; ON=redis,rabbitmq,scripted; SEED=n: one again)
+	@$(BIN)/python -W ignore::DeprecationWarning -m tests.chaos --on '$(ON)' --scenarios '$(SCENARIOS)' $(if $(SEED),--seed '$(SEED)')
 
 demo: $(STAMP) ## Watch a real job, stream its events, read them back (SINK=URL chooses where to)
 	@$(BIN)/python examples/demo.py $(if $(SINK),--sink '$(SINK)')

@@ -215,3 +215,12 @@ def _judge_notes(
         )
         hold(not silent, f"closed, and dropped without a word: {[(seq, dropped[seq]) for seq in silent]}")
         hold(stats.spooled == 0, f"closed, with {stats.spooled} events in the spool")
+
+
+def failure(
+    place: str, seed: int, verdict: Verdict, options: dict[str, Any], history: Sequence[str], sink: Sink
+) -> str:
+    """What is wrong, how to see it again, and what was done."""
+    lines = [f"scenario {seed} on {place}; again: make chaos ON={place} SEED={seed}", *verdict[:20]]
+    lines += [f"  {line}" for line in (f"options: {options}", *history, str(sink.stats()))]
+    return "\n".join(lines)

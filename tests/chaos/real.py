@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import threading
 import time
 import warnings
@@ -23,7 +22,7 @@ from streamll.pipeline import Pipeline
 from streamll.sinks.base import DeliveryReport, Sink, SinkStats
 from streamll.testing.proxy import DIRECTIONS, TO_CLIENT, TO_SERVER, FaultProxy
 from tests.chaos.clock import jump
-from tests.chaos.oracle import Place, Verdict, Witness, judge
+from tests.chaos.oracle import Place, Verdict, Witness, failure, judge
 from tests.chaos.watch import Watch
 from tests.fixtures.process import ServerProcess
 from tests.fixtures.waiting import PATIENCE, wait_until
@@ -433,11 +432,6 @@ class _Left:
         return verdict
 
 
-def replay(kind: type[RealScenario], seed: int) -> str:
-    """How to see a scenario again."""
-    return f"make chaos ON={kind.name} SEED={seed}"
-
-
 def run(kind: type[RealScenario], seed: int, server: Any, watch: Watch) -> str:
     """Run one scenario; returns one line about it.
 
@@ -454,11 +448,9 @@ def run(kind: type[RealScenario], seed: int, server: Any, watch: Watch) -> str:
     finally:
         for logger, level in levels.items():
             logger.setLevel(level)
-    stats = scenario.sink.stats()
     if verdict:
-        lines = [f"scenario {seed} on {kind.name} ({replay(kind, seed)}), process {os.getpid()}:", *verdict[:20]]
-        lines += [f"  {line}" for line in (f"options: {scenario.options}", *scenario.history, str(stats))]
-        raise AssertionError("\n".join(lines))
+        raise AssertionError(failure(kind.name, seed, verdict, scenario.options, scenario.history, scenario.sink))
+    stats = scenario.sink.stats()
     counts = f"{stats.offered} offered, {stats.delivered} delivered, {stats.dead_lettered} dead-lettered"
     counts += f", {sum(stats.dropped.values())} dropped, {sum(stats.refused.values())} refused"
     return f"{counts}, {stats.retries} retries, {len(scenario.children)} children, {time.monotonic() - began:.1f} s"

@@ -20,7 +20,7 @@ from streamll.options import PipelineOptions, SinkOptions
 from streamll.pipeline import Pipeline
 from streamll.sinks.base import DeliveryReport, Sink
 from streamll.testing.scripted import Answer, Hang, ScriptedSink, ScriptedTransport
-from tests.chaos.oracle import Found, Place, Verdict, Witness, judge
+from tests.chaos.oracle import Found, Place, Verdict, Witness, failure, judge
 from tests.chaos.watch import Watch
 from tests.fixtures.waiting import PATIENCE, wait_until
 
@@ -443,8 +443,8 @@ class Scenario:
         self._wrong.hold(balance.balanced, f"after {self.history[-1]}: the balance does not hold: {balance}")
 
 
-def run(seed: int, watch: Watch | None = None) -> None:
-    """Run one scenario.
+def run(seed: int, watch: Watch | None = None) -> str:
+    """Run one scenario; returns one line about it.
 
     Raises:
         AssertionError: Something is wrong; it says what, and how to see it again.
@@ -456,8 +456,5 @@ def run(seed: int, watch: Watch | None = None) -> None:
     finally:
         logging.getLogger("streamll").setLevel(logging.NOTSET)
     if verdict:
-        lines = [f"scenario {seed} on the scripted transport (make chaos ON=scripted SEED={seed}):", *verdict[:20]]
-        lines += [
-            f"  {line}" for line in (f"options: {scenario.options}", *scenario.history, str(scenario.sink.stats()))
-        ]
-        raise AssertionError("\n".join(lines))
+        raise AssertionError(failure("scripted", seed, verdict, scenario.options, scenario.history, scenario.sink))
+    return str(scenario.sink.stats())
