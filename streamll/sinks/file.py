@@ -230,7 +230,7 @@ class _FileTransport(Transport):
                 line = self._line(entry)
             except DecodeError as error:
                 rejected[position] = str(error)
-                continue
+                break  # what is behind it waits, so that a note in its place comes before them
             which = 1 if entry.dead_letter else 0
             places[which].append(position)
             lines[which].append(line)
@@ -244,7 +244,9 @@ class _FileTransport(Transport):
                 self.close(clean=False)
                 # What is not delivered was cut off again, so it is certain that it is not there.
                 return BatchOutcome(_failure_of(failed), delivered, rejected, sent=False, error=file.describe(failed))
-        return BatchOutcome(rejected=rejected)
+        if rejected:
+            return BatchOutcome(Failure.REJECTED, delivered, rejected, error="an event cannot be written as JSON")
+        return BatchOutcome()
 
     def idle(self, seconds: float) -> None:
         """There is no connection to serve."""

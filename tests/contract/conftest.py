@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from streamll.models import StreamllEvent
+from streamll.delivery.gaps import ranges_of
+from streamll.models import CLOSING, GAP, StreamllEvent
 from streamll.sinks.base import Sink
 from tests.contract.destinations import (
     Destination,
@@ -65,12 +69,69 @@ def emit(sink: Sink, count: int) -> list[str]:
 
 
 def ids_at(destination: Destination) -> list[str]:
-    """The ids of what is there, in order, without the doubles that this destination may have."""
+    """The ids of the events that are there, in order, without the doubles that this destination may have."""
     ids = [stored.event_id for stored in destination.stored()]
     if destination.exactly_once:
         assert len(set(ids)) == len(ids), "a double"
         return ids
     return list(dict.fromkeys(ids))
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the notes of one producer tell a reader.
+
+    Attributes:
+        gaps: First and last number of each range that was declared as dropped, in order, however many notes say it.
+        reasons: How many numbers for which reason.
+        last: The number of the last event, as its closing record has it; None when there is no such record.
+    """
+
+    gaps: tuple[tuple[int, int], ...] = ()
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    last: int | None = None
+
+
+def told(destination: Destination, producer: str) -> Told:
+    """What the notes of a producer say, each of which must be well made, in its place, and true as far as is to be seen."""
+    there = [stored for stored in destination.everything() if stored.producer == producer]
+    if destination.exactly_once:
+        seqs = [stored.seq for stored in there]
+        assert seqs == sorted(set(seqs)), "out of order, or a note in the place of an event"
+    there = list({stored.seq: stored for stored in reversed(there)}.values())[::-1]
+    declared: list[int] = []
+    reasons: Counter[str] = Counter()
+    last = None
+    for note in filter(lambda stored: stored.is_note, there):
+        if note.event_type == CLOSING:
+            last = note.data["last"]
+            assert note.seq == last + 1
+            assert note is there[-1], "it goes on behind the closing record"
+            continue
+        assert note.event_type == GAP
+        ranges = [(first, last) for first, last in note.data["ranges"]]
+        assert all(last + 1 < first for (_, last), (first, _) in pairwise(ranges))
+        numbers = [seq for first, last in ranges for seq in range(first, last + 1)]
+        assert note.seq == numbers[-1]
+        assert note.data["count"] == len(numbers) == sum(note.data["reasons"].values())
+        declared += numbers
+        reasons.update(note.data["reasons"])
+    assert len(declared) == len(set(declared)), "declared twice"
+    if "unconfirmed" not in reasons:  # which may be there all the same
+        assert not set(declared) & {stored.seq for stored in there if not stored.is_note}, "declared, and there"
+    return Told(tuple(ranges_of(sorted(declared))), dict(reasons), last)
+
+
+def assert_told(
+    destination: Destination,
+    producer: str,
+    last: int | None,
+    gaps: Sequence[tuple[int, int]] = (),
+    reasons: Mapping[str, int] | None = None,
+) -> None:
+    """The notes of a producer must be these, where notes are kept; else there must be none."""
+    expected = Told(tuple(gaps), reasons or {}, last) if destination.keeps_notes else Told()
+    assert told(destination, producer) == expected
 
 
 class BalanceWatch:

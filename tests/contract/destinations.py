@@ -26,7 +26,7 @@ import pika.exceptions
 
 from examples.sqlite_sink import SQLiteSink
 from streamll.codec import decode
-from streamll.models import Record, StreamllEvent
+from streamll.models import NOTES, Record, StreamllEvent
 from streamll.options import MIB, PipelineOptions
 from streamll.pipeline import Pipeline
 from streamll.sinks.base import Sink
@@ -50,12 +50,25 @@ NOT_FOUND = 404
 
 @dataclass(frozen=True)
 class Stored:
-    """An event as it lies at its destination; a place that shows no producer and number leaves them empty."""
+    """An event, or a sink's note, as it lies at its destination; a place that shows no more than an id leaves the rest
+    empty.
+    """
 
     event_id: str
     producer: str
     seq: int
     payload: bytes
+    event_type: str = ""
+
+    @property
+    def is_note(self) -> bool:
+        """Whether the sink wrote it of itself."""
+        return self.event_type in NOTES
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What it says."""
+        return decode(self.payload).data
 
 
 @dataclass(frozen=True)
@@ -72,8 +85,10 @@ class Destination:
 
     name: ClassVar[str]
     exactly_once: ClassVar[bool] = True
-    """False where a broken connection may leave doubles."""
+    """False where a broken connection may leave doubles, and what is refused may come later."""
     shows_numbers: ClassVar[bool] = True
+    keeps_notes: ClassVar[bool] = True
+    """Whether sinks write here what they dropped, and that they ended."""
     keeps_dead_letters: ClassVar[bool] = True
     """Whether dead letters can be read back with their bytes."""
     keeps_rejected: ClassVar[bool] = True
@@ -88,9 +103,17 @@ class Destination:
         """This place as a URL, where one leads back to it."""
         raise NotImplementedError
 
+    def everything(self) -> list[Stored]:
+        """All that is there, in its order: events, and what sinks say of them in notes."""
+        raise NotImplementedError
+
     def stored(self) -> list[Stored]:
         """All events that are there, in their order."""
-        raise NotImplementedError
+        return [stored for stored in self.everything() if not stored.is_note]
+
+    def notes(self, producer: str = "") -> list[Stored]:
+        """All notes that are there, or those of one producer, in their order."""
+        return [note for note in self.everything() if note.is_note and producer in ("", note.producer)]
 
     def dead_letters(self) -> list[DeadLetter]:
         """All dead letters that are there."""
@@ -115,6 +138,7 @@ class Destination:
 
 class MemoryDestination(Destination):
     name = "memory"
+    keeps_notes = False
 
     def __init__(self) -> None:
         self._sinks: list[MemorySink] = []
@@ -124,9 +148,9 @@ class MemoryDestination(Destination):
         self._sinks.append(sink)
         return sink
 
-    def stored(self) -> list[Stored]:
+    def everything(self) -> list[Stored]:
         return [
-            Stored(event.event_id, sink.producer, entry.seq, entry.record.payload)
+            Stored(event.event_id, sink.producer, entry.seq, entry.record.payload, event.event_type)
             for sink in self._sinks
             for event, entry in zip(sink.events, sink.records, strict=True)
         ]
@@ -153,14 +177,15 @@ class FileDestination(Destination):
     def url(self) -> str:
         return self.path.as_uri()
 
-    def stored(self) -> list[Stored]:
+    def everything(self) -> list[Stored]:
         found = []
         parts = [self.path.with_name(f"{self.path.name}.moved-{n}") for n in range(1, self._moved + 1)]
         for path in (*parts, self.path):
             for line in path.read_bytes().splitlines(keepends=True) if path.is_file() else []:
                 assert line.endswith(b"\n"), "a torn line"
                 fields = json.loads(line)
-                found.append(Stored(fields["event_id"], fields["producer"], fields["seq"], line))
+                kind = fields["event_type"]
+                found.append(Stored(fields["event_id"], fields["producer"], fields["seq"], line, kind))
         return found
 
     def dead_letters(self) -> list[DeadLetter]:
@@ -210,6 +235,7 @@ class TerminalDestination(Destination):
 
     name = "terminal"
     shows_numbers = False
+    keeps_notes = False
     keeps_dead_letters = False
 
     def __init__(self) -> None:
@@ -243,7 +269,7 @@ class TerminalDestination(Destination):
         self._take()
         return [line for line in bytes(self._text).split(b"\n") if line]
 
-    def stored(self) -> list[Stored]:
+    def everything(self) -> list[Stored]:
         found = []
         for line in self._lines():
             match = re.search(rb" id=(\w+)", line)
@@ -299,8 +325,8 @@ class SQLiteDestination(Destination):
                     return []
                 raise
 
-    def stored(self) -> list[Stored]:
-        return [Stored(*row) for row in self._rows("events", "event_id, producer, seq, event")]
+    def everything(self) -> list[Stored]:
+        return [Stored(*row) for row in self._rows("events", "event_id, producer, seq, event, event_type")]
 
     def dead_letters(self) -> list[DeadLetter]:
         return [DeadLetter(*row) for row in self._rows("events_dead_letters", "seq, event, reason")]
@@ -352,11 +378,8 @@ class RedisDestination(Destination):
             entries: Any = client.xrange(key)
             return [decode_entry(fields) for _, fields in entries]
 
-    def stored(self) -> list[Stored]:
-        return [
-            Stored(decode(entry.payload).event_id, entry.producer, entry.seq, entry.payload)
-            for entry in self._entries(self.stream)
-        ]
+    def everything(self) -> list[Stored]:
+        return [_stored(entry) for entry in self._entries(self.stream)]
 
     def dead_letters(self) -> list[DeadLetter]:
         return [
@@ -420,11 +443,8 @@ class RabbitMQDestination(Destination):
             connection.close()
         return seen
 
-    def stored(self) -> list[Stored]:
-        return [
-            Stored(decode(entry.payload).event_id, entry.producer, entry.seq, entry.payload)
-            for entry in self._entries(self.exchange)
-        ]
+    def everything(self) -> list[Stored]:
+        return [_stored(entry) for entry in self._entries(self.exchange)]
 
     def dead_letters(self) -> list[DeadLetter]:
         return [
@@ -433,6 +453,11 @@ class RabbitMQDestination(Destination):
         ]
 
     def sink_for_poison(self, **options: Any) -> Sink:
+        with self.server.connection() as connection:
+            channel = connection.channel()
+            channel.exchange_declare(self.exchange, "topic", durable=True)
+            channel.queue_declare(self.exchange, durable=True)
+            channel.queue_bind(self.exchange, self.exchange, "streamll.*")  # notes are no poison
         return self.sink(binding_key="test", **options)
 
     def poison(self, sink: Sink) -> bytes:
@@ -452,6 +477,11 @@ class RabbitMQDestination(Destination):
             channel.queue_delete(name)
             channel.exchange_delete(name)
         connection.close()
+
+
+def _stored(entry: WireEntry) -> Stored:
+    event = decode(entry.payload)
+    return Stored(event.event_id, entry.producer, entry.seq, entry.payload, event.event_type)
 
 
 def _through(url: str, proxy: FaultProxy | None) -> str:

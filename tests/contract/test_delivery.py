@@ -18,7 +18,7 @@ from streamll.options import PipelineOptions
 from streamll.pipeline import Pipeline
 from streamll.registry import make_sink
 from streamll.sinks.base import DeliveryReport, Sink
-from tests.contract.conftest import BalanceWatch, emit, ids_at, make_event, marked
+from tests.contract.conftest import BalanceWatch, assert_told, emit, ids_at, make_event, marked
 from tests.contract.destinations import Destination
 from tests.fixtures.waiting import PATIENCE, wait_until
 
@@ -43,7 +43,9 @@ def test_the_first_event_starts_it_and_delivered_means_there(destination: Destin
     assert b"hunter2" not in stored.payload
     if destination.shows_numbers:
         assert (stored.producer, stored.seq) == (sink.producer, 1)
+    assert destination.notes() == []
     stats = sink.stop(PATIENCE)
+    assert_told(destination, sink.producer, last=1)
     assert (stats.offered, stats.accepted, stats.delivered, stats.failed_batches) == (1, 1, 1, 0)
     assert stats.latency.p50 is not None
     assert stats.balanced
@@ -62,6 +64,7 @@ def test_events_are_there_in_order_under_one_producer(destination: Destination, 
         assert [stored.seq for stored in destination.stored()] == sorted(seq for _, seq in numbers)
     stats = sink.stop(PATIENCE)
     assert (stats.delivered, stats.batches >= 13) == (1234, True)
+    assert_told(destination, sink.producer, last=1234)
 
 
 @pytest.mark.concurrent
@@ -120,6 +123,7 @@ def test_stop_delivers_what_there_is_and_is_final(destination: Destination) -> N
         sink.start()
     assert sink.event_queue.empty()
     assert ids_at(destination) == ids
+    assert_told(destination, sink.producer, last=20)
 
 
 def test_a_sink_that_never_ran_can_be_stopped(destination: Destination) -> None:
@@ -140,6 +144,7 @@ def test_several_threads_may_stop_it_at_once(destination: Destination) -> None:
         thread.join(PATIENCE)
     assert [result.delivered for result in results] == [20] * 5
     assert ids_at(destination) == ids
+    assert_told(destination, sink.producer, last=20)
 
 
 def test_as_a_context_manager(destination: Destination) -> None:
@@ -273,6 +278,7 @@ def test_an_event_over_the_limit_is_dead_lettered_whole_by_policy(destination: D
         assert decode(letter.payload).event_id == event.event_id
         assert decode(letter.payload).data["text"] == "x" * 3000
     assert (stats.delivered, stats.dead_lettered, stats.dropped) == (6, 1, {})
+    assert_told(destination, sink.producer, last=7)  # the dead letter has its number: there is no gap
     assert [(report.status, bool(report.reason)) for report in reports if report.seq == 4] == [("dead_lettered", True)]
 
 
@@ -299,6 +305,10 @@ def test_poison_stands_alone_in_the_end_and_the_rest_is_delivered(poisonable: De
     else:
         assert (stats.dead_lettered, stats.dropped) == (0, {"dead_letter_failed": 2})
     assert sink.stop(PATIENCE).defects == 0  # by then all is reported
+    if poisonable.keeps_rejected:
+        assert_told(poisonable, sink.producer, last=24)
+    else:
+        assert_told(poisonable, sink.producer, 24, [(10, 10), (15, 15)], {"dead_letter_failed": 2})
     fates = [(report.status, bool(report.reason)) for report in sorted(reports, key=lambda report: report.seq)]
     fate = "dead_lettered" if poisonable.keeps_rejected else "dropped"
     good = ("delivered", False)
@@ -314,6 +324,7 @@ def test_without_a_dead_letter_destination_poison_is_dropped(poisonable: Destina
     assert (stats.delivered, stats.dead_lettered, stats.dropped) == (6, 0, {"rejected": 1})
     assert ids_at(poisonable) == before + after
     assert poisonable.dead_letters() == []
+    assert_told(poisonable, sink.producer, last=7, gaps=[(4, 4)], reasons={"rejected": 1})
 
 
 @pytest.mark.parametrize("destination", marked(("file", "redis", "rabbitmq")), indirect=True)

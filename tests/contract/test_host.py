@@ -20,7 +20,7 @@ import pytest
 from streamll.codec import decode
 from streamll.models import StreamllEvent
 from streamll.sinks.base import Sink
-from tests.contract.conftest import QUICK, BalanceWatch, emit, ids_at, make_event, marked
+from tests.contract.conftest import QUICK, BalanceWatch, assert_told, emit, ids_at, make_event, marked
 from tests.contract.destinations import Destination, Outage
 from tests.fixtures.interrupts import interrupted
 from tests.fixtures.waiting import PATIENCE, wait_until
@@ -181,6 +181,10 @@ def test_a_forked_child_works_and_the_parent_is_undisturbed(destination: Destina
         assert [s.event_id for s in there if s.producer == parent] == before + after
     from_child = [] if destination.name == "memory" else [event.event_id for event in in_the_child]
     assert Counter(s.event_id for s in there) == Counter([*before, *after, *from_child])
+    assert_told(destination, parent, last=40)
+    if destination.shows_numbers and destination.name != "memory":
+        (other,) = {s.producer for s in destination.everything()} - {parent}
+        assert_told(destination, other, last=10)
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -209,6 +213,7 @@ def test_forks_while_threads_emit(destination: Destination) -> None:
     there = [s.event_id for s in destination.stored() if s.producer == producer or not destination.shows_numbers]
     assert set(ids) <= set(there)
     assert len(there) == len(ids) + (0 if destination.shows_numbers else 15)
+    assert_told(destination, producer, last=len(ids))
 
 
 SCRIPT = """
@@ -233,6 +238,8 @@ def test_a_program_that_ends_delivers_what_it_emitted(destination: Destination) 
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert [decode(stored.payload).data["n"] for stored in destination.stored()] == list(range(100))
+    (producer,) = {stored.producer for stored in destination.everything()}
+    assert_told(destination, producer, last=100)
 
 
 def test_a_subclass_of_the_event_is_one_too(destination: Destination) -> None:

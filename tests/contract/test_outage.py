@@ -20,7 +20,7 @@ from streamll.delivery.circuit import CircuitState
 from streamll.errors import BufferFullError
 from streamll.registry import make_sink
 from streamll.sinks.base import DeliveryReport, Sink
-from tests.contract.conftest import QUICK, BalanceWatch, emit, ids_at, make_event
+from tests.contract.conftest import QUICK, BalanceWatch, assert_told, emit, ids_at, make_event
 from tests.contract.destinations import Outage
 from tests.fixtures.waiting import PATIENCE, wait_until
 
@@ -59,6 +59,7 @@ def test_away_from_the_start(any_outage: Outage, watch: Watch) -> None:
     stats = sink.stop(PATIENCE)
     assert (stats.delivered, stats.defects) == (60, 0)
     assert stats.retries > 0
+    assert_told(any_outage.destination, sink.producer, last=60)
 
 
 def test_away_in_the_middle(any_outage: Outage, watch: Watch) -> None:
@@ -82,6 +83,7 @@ def test_away_in_the_middle(any_outage: Outage, watch: Watch) -> None:
     assert (stats.delivered, stats.dropped, stats.circuit, stats.defects) == (100, {}, "closed", 0)
     assert Counter(report.seq for report in reports) == Counter(range(1, 101))
     assert {report.status for report in reports} == {"delivered"}
+    assert_told(destination, sink.producer, last=100)
 
 
 @pytest.mark.concurrent
@@ -248,6 +250,7 @@ def test_stop_keeps_its_deadline_and_counts_what_is_lost(silent_outage: Outage, 
     assert Counter(report.reason for report in reports if report.status == "dropped") == Counter(stats.dropped)
     silent_outage.end()
     assert ids_at(destination)[:5] == there
+    assert destination.notes() == []  # a reader must not take the rest for delivered, or for declared
 
 
 def test_stop_ends_early_when_it_comes_back_in_time(outage: Outage) -> None:
@@ -263,6 +266,7 @@ def test_stop_ends_early_when_it_comes_back_in_time(outage: Outage) -> None:
     stopping.join(2 * PATIENCE)
     assert results[0].delivered == 30
     assert ids_at(outage.destination) == ids
+    assert_told(outage.destination, sink.producer, last=30)
 
 
 def fill(sink: Sink) -> None:
@@ -287,6 +291,7 @@ def test_drop_oldest_keeps_the_newest_and_what_is_in_flight(outage: Outage, watc
     if outage.destination.shows_numbers:
         assert [s.seq for s in sorted(set(outage.destination.stored()), key=lambda s: s.seq)] == [1, *range(83, 102)]
     assert sink.stop(PATIENCE).delivered == 20
+    assert_told(outage.destination, sink.producer, last=101, gaps=[(2, 82)], reasons={"overflow": 81})
     assert Counter(report.seq for report in reports) == Counter(range(1, 102))
     assert {report.seq for report in reports if report.reason == "overflow"} == set(range(2, 83))
 
@@ -303,6 +308,7 @@ def test_drop_newest_keeps_what_was_first(outage: Outage, watch: Watch) -> None:
     assert wait_until(sink.event_queue.empty)
     assert ids_at(outage.destination) == [event.event_id for event in events[:20]]
     sink.stop(PATIENCE)
+    assert_told(outage.destination, sink.producer, last=20)  # what was refused never had a number
 
 
 def test_block_waits_for_room_but_not_for_ever(outage: Outage, watch: Watch) -> None:
@@ -352,6 +358,8 @@ def test_a_buffer_full_in_bytes_gives_way_too(outage: Outage, watch: Watch) -> N
     assert wait_until(sink.event_queue.empty)
     assert ids_at(outage.destination)[1:] == ids[-kept:]
     assert sink.stop(PATIENCE).bytes_held == 0
+    lost = 100 - kept
+    assert_told(outage.destination, sink.producer, last=101, gaps=[(2, 1 + lost)], reasons={"overflow": lost})
 
 
 def test_events_expire(outage: Outage, watch: Watch) -> None:
@@ -376,6 +384,8 @@ def test_events_expire(outage: Outage, watch: Watch) -> None:
     stats = sink.stop(PATIENCE)
     assert stats.delivered > 0
     assert Counter(report.seq for report in reports) == Counter(range(1, stats.accepted + 1))
+    gaps = [(1, stats.accepted - stats.delivered)]
+    assert_told(outage.destination, sink.producer, stats.accepted, gaps, stats.dropped)
 
 
 def test_events_expire_on_time_while_the_circuit_is_open(outage: Outage) -> None:
@@ -390,7 +400,9 @@ def test_events_expire_on_time_while_the_circuit_is_open(outage: Outage) -> None
     emit(sink, 30)
     assert wait_until(sink.event_queue.empty)
     assert sum(sink.stats().dropped.values()) == 90
-    sink.stop(PATIENCE)
+    outage.end()
+    stats = sink.stop(PATIENCE)  # which lets what is to be told of them through
+    assert_told(outage.destination, sink.producer, 90, [(1, 90)], stats.dropped)
 
 
 def test_a_callback_that_raises_harms_nothing(outage: Outage, watch: Watch) -> None:

@@ -91,7 +91,7 @@ class TestLines:
         batch = [entry(2, msgpack, "application/msgpack"), entry(3, spread), entry(4, odd_key, "application/msgpack")]
         outcome = transport.send(batch, soon())
         transport.close(clean=True)
-        assert (outcome.failure, list(outcome.rejected)) == (None, [2])
+        assert (outcome.failure, outcome.delivered, list(outcome.rejected)) == (Failure.REJECTED, {0, 1}, [2])
         assert numbers(path) == [2, 3]
 
     def test_an_event_cannot_take_the_place_of_our_keys(self, path: Path) -> None:
