@@ -370,7 +370,7 @@ class _FileSource:
         before = self._line_at
         self._line_at = self._read_to
         item = self._receive(bytes(self._rest))
-        if item.event is None and not torn:
+        if item.error and not torn:
             self._line_at = before
             return []
         self._rest.clear()
@@ -384,20 +384,22 @@ class _FileSource:
             length = self._too_long + len(line)
             error = f"no event: a line of {length:,} bytes; max_event_bytes is {self._options.max_event_bytes:,}"
             return Received(None, error, line[:_SHOWN_OF_LONG_LINE], "", 0, position)
-        event, error = self._read(line, self._options.max_event_bytes)
-        if event is None and not error:
+        limit = self._options.max_event_bytes
+        event, error = self._read(line, limit)
+        decoded = event is not None or error != ""
+        if not decoded:
             labels = _labels_alone(line)
             if labels is not None:
                 return Received(None, "", line, labels[0], labels[1], position, labels[2])
-            event, error = read_event(line, self._options.max_event_bytes)
+            event, error = read_event(line, limit)
         if event is not None:
             producer, seq, reason = _labels(event.extra)
             if producer:
                 event.extra = {name: value for name, value in event.extra.items() if name not in _LABELS}
-            return Received(event, "", line, producer, seq, position, reason)
+            return Received(event if decoded else None, "", line, producer, seq, position, reason)
         payload, producer, seq, reason = _strange_line(line)
         if payload is not line:
-            event, error = read_event(payload, self._options.max_event_bytes)
+            event, error = self._read(payload, limit)
         return Received(event, error, payload, producer, seq, position, reason)
 
     def _end_of_last_line(self) -> int:

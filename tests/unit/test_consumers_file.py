@@ -16,8 +16,8 @@ import pytest
 from streamll import codec
 from streamll.consumers import Consumer, FileConsumer, consumer_for
 from streamll.errors import ConsumerError
-from streamll.models import StreamllEvent
-from streamll.wire.file import dead_letter_line
+from streamll.models import GAP, StreamllEvent
+from streamll.wire.file import dead_letter_line, event_line
 
 
 def line(seq: int, producer: str = "p", **extra: Any) -> bytes:
@@ -102,6 +102,32 @@ class TestReading:
         assert [item.event.operation if item.event else None for item in items] == ["too large", None, None, None]
         assert items[0].payload == good
         assert items[1].payload == b"\x00no event"
+
+    def test_without_decoding_events(self, path: Path) -> None:
+        note = StreamllEvent(event_type=GAP, data={"count": 1, "ranges": [[3, 3]], "reasons": {"overflow": 1}})
+        opaque = dead_letter_line(b"\x81", "p", 4, "no JSON")
+        own = b'{"event_type":"t","producer":5,"seq":"x","producer":"p","seq":5}\n'
+        append(
+            path, lines(1, 2) + event_line(codec.to_json(note), "p", 3) + opaque + own + b"junk\n{}\n" + line(8)[:-1]
+        )
+        with FileConsumer(path, follow=False, decode=False, notes=True) as consumer:
+            items = list(consumer)
+        assert [(item.producer, item.seq, bool(item.error)) for item in items] == [
+            *(("p", n, False) for n in range(1, 6)),
+            ("", 0, True),
+            ("", 0, False),
+            ("p", 8, False),
+        ]
+        assert [item.event for item in items if not item.note] == [None] * 7
+        assert items[2].event == note
+        assert items[3].payload == b"\x81"
+        assert items[0].payload == line(1)[:-1]
+
+    def test_the_dead_letters_of_a_sink(self, path: Path) -> None:
+        append(path.with_name(f"{path.name}.dead-letter.jsonl"), dead_letter_line(b"\x81", "p", 4, "no JSON"))
+        for given in (path, f"file://{path}?follow=false"):
+            with FileConsumer.of_dead_letters(given, timeout=0.0) as consumer:
+                assert [(item.seq, item.dead_letter) for item in consumer] == [(4, "no JSON")]
 
     def test_many_lines_in_pages(self, path: Path) -> None:
         path.write_bytes(lines(*range(1, 5001)))
@@ -289,8 +315,8 @@ class TestFollowing:
         with FileConsumer(path, timeout=0.0) as consumer:
             assert seqs(consumer) == [1, 2, 3]
             path.write_bytes(lines(4))
-            assert seqs(consumer) == [4]
-            assert consumer.stats().reconnects == 1
+            assert [(item.seq, item.after_cut) for item in consumer] == [(4, True)]
+            assert (consumer.stats().reconnects, consumer.stats().cuts) == (1, 1)
 
     def test_deleted_and_made_anew(self, path: Path) -> None:
         path.write_bytes(lines(1, 2))
@@ -299,7 +325,7 @@ class TestFollowing:
             path.unlink()
             assert seqs(consumer) == []
             path.write_bytes(lines(3))
-            assert seqs(consumer) == [3]
+            assert [(item.seq, item.after_cut) for item in consumer] == [(3, True)]
 
     def test_a_file_that_is_not_there_yet(self, path: Path) -> None:
         with FileConsumer(path, start="end", timeout=0.0) as consumer:
