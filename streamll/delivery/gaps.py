@@ -16,6 +16,9 @@ MOST_RANGES = 1000
 LOST_IN_CRASH = "lost_in_crash"
 """The reason for numbers that a dead process had given out, and of whose events nothing is left."""
 
+DROPPED_BEFORE_CRASH = "dropped_before_crash"
+"""The reason for numbers of events that a dead process had dropped, and of which it could tell no reader."""
+
 
 @dataclass(frozen=True)
 class Gap:

@@ -40,11 +40,13 @@ class Settlement:
         delivered: Stored by the broker.
         dead_lettered: Stored in the dead-letter destination.
         dropped: Given up, with the reason.
+        declared: Ranges of numbers that were settled before, as dropped: now readers have been told.
     """
 
     delivered: Sequence[Entry] = ()
     dead_lettered: Sequence[Entry] = ()
     dropped: Sequence[tuple[Entry, str]] = ()
+    declared: Sequence[tuple[int, int]] = ()
 
     @property
     def count(self) -> int:
@@ -132,7 +134,7 @@ class Machine:
         self._sending = False  # the first group is on its way, and nobody knows yet what became of it
         self._unsure: set[int] = set()  # held entries that an earlier attempt may have left at the broker
         self._holds_dead_letters = False
-        self._notes: dict[int, int] = {}  # how many numbers the note under this one declares
+        self._notes: dict[int, Gap] = {}  # what the note under this number declares
 
     @property
     def is_idle(self) -> bool:
@@ -199,6 +201,7 @@ class Machine:
         delivered: list[Entry] = []
         dead_lettered: list[Entry] = []
         dropped: list[tuple[Entry, str]] = []
+        declared: list[tuple[int, int]] = []
         left: list[Entry] = []
         for position, entry in enumerate(group):
             reason = outcome.rejected.get(position)
@@ -206,7 +209,9 @@ class Machine:
                 self._reject(entry, reason, left, dropped)
             elif outcome.failure is None or position in outcome.delivered:
                 if entry.note:
-                    self.declared += self._notes.pop(entry.seq)
+                    gap = self._notes.pop(entry.seq)
+                    self.declared += gap.count
+                    declared += gap.ranges
                 else:
                     (dead_lettered if entry.dead_letter else delivered).append(entry)
             else:
@@ -222,7 +227,7 @@ class Machine:
                 self._groups.appendleft(rest)
         if left:
             self._groups.appendleft(left)
-        return Settlement(delivered, dead_lettered, dropped)
+        return Settlement(delivered, dead_lettered, dropped, declared)
 
     def probe_now(self, now: float) -> None:
         """Try at once instead of waiting for the circuit or the backoff: somebody waits for the result."""
@@ -239,7 +244,7 @@ class Machine:
             if not entry.note
         ]
         self._groups.clear()
-        self.undeclared += sum(self._notes.values())
+        self.undeclared += sum(gap.count for gap in self._notes.values())
         self._notes.clear()
         return Settlement(dropped=dropped)
 
@@ -266,7 +271,7 @@ class Machine:
     def _reject(self, entry: Entry, reason: str, left: list[Entry], dropped: list[tuple[Entry, str]]) -> None:
         """A rejected event becomes a dead letter, in its place; a rejected dead letter is given up, for a note."""
         if entry.note:
-            self.undeclared += self._notes.pop(entry.seq)
+            self.undeclared += self._notes.pop(entry.seq).count
         elif entry.dead_letter:
             dropped.append((entry, DEAD_LETTER_FAILED))
             self._insert_notes(left, gaps_of([(entry.seq, DEAD_LETTER_FAILED)]))
@@ -319,7 +324,7 @@ class Machine:
             return
         for gap in gaps:
             insort(group, Entry(gap.last, self._declare(gap), note=True), key=lambda entry: entry.seq)
-            self._notes[gap.last] = gap.count
+            self._notes[gap.last] = gap
 
     def _mark(self, entry: Entry, reason: str) -> Entry:
         self._holds_dead_letters = True

@@ -210,7 +210,7 @@ class Buffer:
         if self._holes is not None:
             self._holes.add(entry.seq, entry.seq, reason)
         if self._shelf is not None:
-            self._shelf.settle([(entry.seq, entry.seq)])
+            self._shelf.settle([(entry.seq, entry.seq)], undeclared=self._holes is not None)
 
     def _lowest(self) -> int:
         """The lowest number whose fate is not known; beyond all numbers when there is none."""
@@ -351,7 +351,8 @@ class Buffer:
             batch = self._waiting.take(max_events, max_bytes)
             if batch or shelf is None or not shelf.spooled:
                 return self._fly(batch)
-        batch = shelf.read_ahead(max_events, max_bytes)
+            accepted = self._ledger.accepted
+        batch = shelf.read_ahead(max_events, max_bytes, accepted)
         with self._lock:
             if self._sealed:
                 return []
@@ -418,11 +419,12 @@ class Buffer:
         size = sum([size_of(entry.record) for entry in settlement.delivered])
         size += sum([size_of(entry.record) for entry in settlement.dead_lettered])
         size += sum([size_of(entry.record) for entry, _ in settlement.dropped])
-        seqs: list[int] = []
+        stored: list[int] = []
+        dropped: list[int] = []
         if self._shelf is not None:
-            dropped = [entry for entry, _ in settlement.dropped]
-            seqs = sorted([entry.seq for entry in (*settlement.delivered, *settlement.dead_lettered, *dropped)])
-        ranges = ranges_of(seqs)
+            stored = sorted([entry.seq for entry in (*settlement.delivered, *settlement.dead_lettered)])
+            dropped = sorted([entry.seq for entry, _ in settlement.dropped])
+        settled, given_up = [*ranges_of(stored), *settlement.declared], ranges_of(dropped)
         with self._lock:
             if self._sealed:
                 return False
@@ -436,11 +438,12 @@ class Buffer:
             self._flying_bytes -= size
             self._floor = floor
             if self._shelf is not None:
-                self._landed.update(seqs)
+                self._landed.update(stored, dropped)
                 if floor is None:
                     self._flying = []
                     self._landed.clear()
-                self._shelf.settle(ranges)
+                self._shelf.settle(settled)
+                self._shelf.settle(given_up, undeclared=self._holes is not None)
             self._tell_waiting()
         self.tidy()
         return True
@@ -450,7 +453,11 @@ class Buffer:
         if self._shelf is not None:
             with self._lock:
                 lowest = self._lowest()
-            self._shelf.release(lowest)
+                if not self._closed:  # more may come, and go to disk, before this is done
+                    lowest = min(lowest, self._ledger.accepted + 1)
+            if self._shelf.release(lowest):
+                with self._lock:
+                    self._shelf.restate()
 
     def _tell_waiting(self) -> None:
         for waiter in tuple(self._waiters):
@@ -486,6 +493,7 @@ class Buffer:
             if self._shelf is not None:
                 aloft = [entry for entry in self._flying if entry.seq not in self._landed]
                 lost = {entry.seq for entry in self._shelf.put_away([*aloft, *waited])}
+                self._shelf.settle(ranges_of(sorted(lost)), undeclared=self._holes is not None)
                 waited = [entry for entry in waited if entry.seq in lost]
                 flying = sum(1 for entry in aloft if entry.seq in lost)
             if waited:

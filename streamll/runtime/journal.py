@@ -140,7 +140,8 @@ class Journal:
         )
         self._refusal = self._sync_trouble = ""
         self._sync_failures = 0
-        self._pending = RangeSet(limit=_MOST_PENDING)  # settlements that are not stored yet
+        # Settlements that are not stored yet: of what readers need not be told, and of what they have not been told.
+        self._pending = {undeclared: RangeSet(limit=_MOST_PENDING) for undeclared in (True, False)}
         self._closed = False
         self._syncing = threading.Lock()
         self._syncer = Syncer(self.sync, sync_interval) if identity.durability == DISK else None
@@ -198,7 +199,7 @@ class Journal:
         return True
 
     def _refuse(self, why: str) -> bool:
-        self._refusal = why
+        self._refusal = "" if self._chain.trouble else why  # it is the entry's fault only when the disk is well
         self.refused += 1
         return False
 
@@ -228,32 +229,37 @@ class Journal:
             return False
         return True
 
-    def settle(self, ranges: Sequence[tuple[int, int]]) -> None:
+    def settle(self, ranges: Sequence[tuple[int, int]], undeclared: bool = False) -> None:
         """Record that the fate of these numbers is known: nobody shall deliver them again.
 
         What cannot be stored now is stored with the next. In a journal that holds nothing, nothing is recorded.
 
         Args:
             ranges: Inclusive (first, last) pairs.
+            undeclared: Whether they were dropped, and no reader has been told yet; whoever adopts the journal tells them,
+                unless a later settlement of the same numbers says that it was done.
         """
         if self._chain.segments:
             for first, last in ranges:
-                self._pending.add(first, last)
+                self._pending[undeclared].add(first, last)
+                self._pending[not undeclared].remove(first, last)
             self._store_pending()
 
     def _store_pending(self) -> None:
         try:
-            while self._pending:
-                ranges = list(islice(self._pending, MOST_RANGES_A_FRAME))
-                active = self._chain.active
-                segment = self._chain.room_for(len(pack_settlement(ranges, 0)), above=active.size - active.limit)
-                frame = pack_settlement(ranges, segment.salt)
-                end = segment.end + len(frame)
-                segment.map[segment.end : end] = frame
-                segment.end = end
-                self._soil(segment)
-                for first, last in ranges:
-                    self._pending.remove(first, last)
+            for undeclared, pending in self._pending.items():
+                while pending:
+                    ranges = list(islice(pending, MOST_RANGES_A_FRAME))
+                    size = len(pack_settlement(ranges, 0, undeclared))
+                    active = self._chain.active
+                    segment = self._chain.room_for(size, above=active.size - active.limit)
+                    frame = pack_settlement(ranges, segment.salt, undeclared)
+                    end = segment.end + len(frame)
+                    segment.map[segment.end : end] = frame
+                    segment.end = end
+                    self._soil(segment)
+                    for first, last in ranges:
+                        pending.remove(first, last)
         except (NoRoomError, *_ENTRY_ERRORS):  # later, then
             pass
 
@@ -268,9 +274,13 @@ class Journal:
         self._refusal = ""
         self._chain.prepare()
 
-    def release(self, floor: int) -> None:
-        """Delete the segments in which every number lies below `floor`: all of these are settled. The active one stays."""
-        self._chain.release(floor)
+    def release(self, floor: int) -> bool:
+        """Delete the segments in which every number lies below `floor`: all of these are settled. The active one stays.
+
+        Returns:
+            Whether any was deleted.
+        """
+        return self._chain.release(floor)
 
     def sync(self) -> bool:
         """Have the disk take what was stored before this call; returns whether it did, else `trouble` says why."""

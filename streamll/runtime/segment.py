@@ -11,8 +11,8 @@ A segment is as long as it will ever be from the beginning, and zero where nothi
     frames      one behind the other, without padding
       frame     marker C1 A5, bytes of the body (u32), CRC-32 of the body (u32), body
       body      a MessagePack array. Its first element is a sequence number: then the array is an `Entry`. Or it is 0:
-                then it is a settlement, [0, [[first, last], ...]]: ranges of numbers whose fate is known, and which must
-                never be delivered again.
+                then it is a settlement, [0, [[first, last], ...], undeclared]: ranges of numbers whose fate is known, and
+                which must never be delivered again.
 
 All integers are big-endian. The CRC of a body begins with the segment's salt, a random number in its header: bytes that
 happen to look like a frame (an event may carry any bytes, those of a segment too) are none, wherever the reader has to
@@ -77,7 +77,17 @@ class _Number(msgspec.Struct, array_like=True, gc=False):
 
 
 _decode_number = msgspec.msgpack.Decoder(_Number).decode
-_decode_settlement = msgspec.msgpack.Decoder(tuple[int, list[tuple[int, int]]]).decode
+
+
+class _Settlement(msgspec.Struct, array_like=True, gc=False):
+    """What is said by a body that begins with 0."""
+
+    zero: int
+    ranges: list[tuple[int, int]]
+    undeclared: bool = False
+
+
+_decode_settlement = msgspec.msgpack.Decoder(_Settlement).decode
 _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -189,14 +199,16 @@ def pack_frame(body: bytes, salt: int) -> bytes:
     return _pack_frame(MARKER, len(body), crc32(body, salt)) + body
 
 
-def pack_settlement(ranges: Sequence[tuple[int, int]], salt: int) -> bytes:
+def pack_settlement(ranges: Sequence[tuple[int, int]], salt: int, undeclared: bool = False) -> bytes:
     """Return the frame that says: the fate of the numbers in these inclusive ranges is known.
 
     Args:
         ranges: At most `MOST_RANGES_A_FRAME`.
         salt: The segment's.
+        undeclared: Whether they were dropped, and no reader has been told yet. A later settlement of the same numbers
+            says that it has.
     """
-    return pack_frame(_encode((0, ranges)), salt)
+    return pack_frame(_encode((0, ranges, undeclared)), salt)
 
 
 def frame_length(start: bytes) -> int:
@@ -284,6 +296,7 @@ class Survey:
     Attributes:
         stored: The numbers of the entries.
         settled: The numbers whose fate is known.
+        undeclared: Those of them that were dropped, and of which no reader has been told.
         first, last: The lowest and the highest number of an entry; 0 when there is none.
         damage: What could not be read.
     """
@@ -291,6 +304,7 @@ class Survey:
     def __init__(self) -> None:
         self.stored = RangeSet()
         self.settled = RangeSet()
+        self.undeclared = RangeSet()
         self.first = self.last = 0
         self.damage = Damage()
 
@@ -304,7 +318,7 @@ class Survey:
         first, last = 1, 0  # the run of numbers that is not in `stored` yet
         for body in bodies(data, start, salt, damage):
             if not body[1]:
-                _settle(body, self.settled, damage)
+                self._settle(body)
                 continue
             seq = _number_of(body)
             # Entries come in the order of their numbers. The same once more is a later copy; a lower one is damage.
@@ -319,6 +333,20 @@ class Survey:
             self.last = seq
         self.stored.add(first, last)
         self.first = next(iter(self.stored), (0, 0))[0]
+
+    def _settle(self, body: bytes) -> None:
+        try:
+            if len(body) <= _LONGEST_SETTLEMENT:
+                said = _decode_settlement(body)
+                if not said.zero and all(0 < first <= last < _NUMBERS for first, last in said.ranges):
+                    change = self.undeclared.add if said.undeclared else self.undeclared.remove
+                    for first, last in said.ranges:
+                        self.settled.add(first, last)
+                        change(first, last)
+                    return
+        except _UNDECODABLE:
+            pass
+        self.damage.add(len(body))
 
     def unsettled(self) -> int:
         """How many entries are to be delivered."""
@@ -341,19 +369,6 @@ def _number_of(body: bytes) -> int:
         return max(0, _decode_number(body).seq)
     except _UNDECODABLE:
         return 0
-
-
-def _settle(body: bytes, settled: RangeSet, damage: Damage) -> None:
-    try:
-        if len(body) <= _LONGEST_SETTLEMENT:
-            zero, ranges = _decode_settlement(body)
-            if not zero and all(0 < first <= last < _NUMBERS for first, last in ranges):
-                for first, last in ranges:
-                    settled.add(first, last)
-                return
-    except _UNDECODABLE:
-        pass
-    damage.add(len(body))
 
 
 class EntryReader:

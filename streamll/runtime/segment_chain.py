@@ -257,7 +257,8 @@ class SegmentChain:
             self._look_at = now + _LOOK_AFTER
             if active is not self.nothing and not self._is_there():
                 self._begin_anew()
-            elif self._used > self._spool_bytes // 2:
+                return  # so that it is seen before it is mended
+            if self._used > self._spool_bytes // 2:
                 self._used = bytes_in(self.spool_dir)  # others may have made room
         if now < self._retry_at or self._spare is not None or self.active.end <= self.active.limit // 2:
             return
@@ -284,21 +285,23 @@ class SegmentChain:
         return self.folder is not None and self.folder.is_there() and self.folder.holds(self.active.name)
 
     def _begin_anew(self) -> None:
-        """Somebody has deleted what was stored: what is stored from now on goes to a new folder."""
-        folder, self.folder = self.folder, None
+        """Somebody has deleted what was stored: what is stored from now on goes to a new segment, and folder at need."""
         self.active = self.nothing
         self._spare = None
         self.failures += 1
         self.trouble = f"{self.spool_dir}: what was kept there was deleted by somebody else"
-        self.segments.clear()
         for segment in tuple(self.mapped):
             segment.retired, segment.dirty = True, False  # unmapped a little later: a thread may be storing something
-        if folder is not None:
+        folder = self.folder
+        if folder is not None and not folder.is_there():
+            self.folder = None
+            self.segments.clear()
             folder.close()
 
-    def release(self, floor: int) -> None:
+    def release(self, floor: int) -> bool:
         """Delete the oldest segments in which every number lies below `floor`; see `Journal.release`."""
         folder = self.folder
+        released = False
         while folder is not None and self.segments:
             oldest = self.segments[0]
             # No younger one before an older one: what settles an older one may lie in a younger.
@@ -308,6 +311,8 @@ class SegmentChain:
             self._unmap(oldest)
             self._used -= oldest.size
             self._retry_at = 0.0  # there is room now
+            released = True
+        return released
 
     def close_retired(self, dirty: bool) -> None:
         """Unmap what nothing is stored in any more.

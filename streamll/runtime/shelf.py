@@ -40,6 +40,7 @@ class Shelf:
         self.spooled = adopted or 0
         self.unprotected = 0
         self._adopted = adopted is not None
+        self._undeclared = RangeSet(limit=_UNBOUNDED)  # numbers of what was dropped, until readers are told
         self._first = 0  # the lowest number that lies on disk only
         self._bare = RangeSet(limit=_UNBOUNDED)  # numbers that are to be on disk and are not
 
@@ -67,11 +68,15 @@ class Shelf:
         if self.spooled:
             self.spooled = accepted - self._first + 1
 
-    def read_ahead(self, max_events: int, max_bytes: int) -> list[Entry]:
-        """Read the next entries that lie on disk only; `take` then counts them. Needs no lock."""
-        # What lies behind the last one may belong to a call that was interrupted, and never happened.
-        through = None if self._adopted else self._first + self.spooled - 1
-        return self.journal.read(max_events, max_bytes, through)
+    def read_ahead(self, max_events: int, max_bytes: int, accepted: int) -> list[Entry]:
+        """Read the next entries that lie on disk only; `take` then counts them. Needs no lock.
+
+        Args:
+            max_events, max_bytes: As for `Journal.read`.
+            accepted: The last number that was given out. What lies behind it may belong to a call that is interrupted, and
+                never happens.
+        """
+        return self.journal.read(max_events, max_bytes, None if self._adopted else accepted)
 
     def take(self, batch: Sequence[Entry]) -> list[tuple[int, int]]:
         """Count entries that `read_ahead` has returned as spooled no longer.
@@ -96,9 +101,18 @@ class Shelf:
             self._first = entry.seq + 1
         return lost
 
-    def settle(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """Note that the fate of these numbers, as first and last of each range, is known: nobody delivers them again."""
-        self.journal.settle(ranges)
+    def settle(self, ranges: Sequence[tuple[int, int]], undeclared: bool = False) -> None:
+        """Note that the fate of these numbers is known: nobody delivers them again.
+
+        Args:
+            ranges: First and last of each range.
+            undeclared: Whether they were dropped, and readers are yet to be told. Settled once more, they have been.
+        """
+        self.journal.settle(ranges, undeclared)
+        if undeclared or self._undeclared:
+            change = self._undeclared.add if undeclared else self._undeclared.remove
+            for first, last in ranges:
+                change(first, last)
         if self._bare:
             for first, last in ranges:
                 self._bare.remove(first, last)
@@ -107,9 +121,13 @@ class Shelf:
         """The lowest number whose fate is not known, given that of those in memory."""
         return min(floor, self._first) if self.spooled else floor
 
-    def release(self, floor: int) -> None:
-        """Let go of files that hold nothing of this number or above it."""
-        self.journal.release(floor)
+    def release(self, floor: int) -> bool:
+        """Let go of files that hold nothing of this number or above it; returns whether `restate` is called for."""
+        return self.journal.release(floor) and bool(self._undeclared)
+
+    def restate(self) -> None:
+        """Note again what readers are yet to be told: the files in which it stood may be gone."""
+        self.journal.settle(list(self._undeclared), undeclared=True)
 
     def put_away(self, entries: Sequence[Entry]) -> list[Entry]:
         """Leave entries that were in memory to the next process, at the end of this one.
@@ -127,5 +145,5 @@ class Shelf:
         return lost
 
     def close(self) -> None:
-        """Give the journal up; what is spooled stays for the next process."""
-        self.journal.close(keep=self.spooled > 0)
+        """Give the journal up; what is spooled, and what readers are yet to be told, stays for the next process."""
+        self.journal.close(keep=self.spooled > 0 or bool(self._undeclared))

@@ -194,6 +194,7 @@ class AdoptedJournal(Journal):
             damage does that) are among them, and are not read.
         first, last: The lowest and the highest number that is stored; 0 when none is.
         missing: Ranges between them that are neither stored nor settled: lost by damage, or never stored.
+        undeclared: Ranges that the dead process had dropped, and of which it could tell no reader.
         age: Seconds since the last file was changed, when it was adopted.
     """
 
@@ -222,6 +223,7 @@ class AdoptedJournal(Journal):
         self.unsettled = survey.unsettled()
         self.first, self.last = survey.first, survey.last
         self.missing = survey.missing()
+        self.undeclared = list(survey.undeclared)
 
     @property
     def damaged(self) -> int:
@@ -232,8 +234,8 @@ class AdoptedJournal(Journal):
         """Return False: nothing is added to what a dead process left."""
         return self._refuse("the journal was adopted")
 
-    def settle(self, ranges: Sequence[tuple[int, int]]) -> None:
+    def settle(self, ranges: Sequence[tuple[int, int]], undeclared: bool = False) -> None:
         """As `Journal.settle`; what is settled is not read again either."""
         for first, last in ranges:
             self._survey.settled.add(first, last)
-        super().settle(ranges)
+        super().settle(ranges, undeclared)

@@ -408,7 +408,7 @@ class Worker:
         return deadline
 
     def _settle(self, settlement: Settlement) -> None:
-        if settlement.count:
+        if settlement.count or settlement.declared:
             if not self._buffer.settle(settlement, self._machine.floor):
                 settlement = settlement.as_dropped(self._unsettled_as)  # as which it was counted when it was given up
             self._say_losses(settlement)

@@ -25,7 +25,7 @@ from urllib.parse import parse_qsl
 
 from streamll.codec import CONTENT_TYPES
 from streamll.context import muted
-from streamll.delivery.gaps import LOST_IN_CRASH, Holes
+from streamll.delivery.gaps import DROPPED_BEFORE_CRASH, LOST_IN_CRASH, Holes
 from streamll.delivery.ledger import Balance
 from streamll.delivery.lifecycle import Phase, moved
 from streamll.delivery.outcome import Entry
@@ -211,10 +211,15 @@ class Sink:
 
         producer = journal.identity.producer
         holes = Holes() if self.keeps_notes else None
-        if holes is not None and journal.identity.durability != MEMORY:  # else only some of its events were on disk
-            for first, last in journal.missing:
-                holes.add(first, last, LOST_IN_CRASH)
         shelf = Shelf(journal, False, self.options.spool_bytes, adopted=journal.unsettled)
+        if holes is not None:
+            for first, last in journal.undeclared:
+                holes.add(first, last, DROPPED_BEFORE_CRASH)
+            # Of one that only spilled, most events were never on disk.
+            missing = journal.missing if journal.identity.durability != MEMORY else []
+            for first, last in missing:
+                holes.add(first, last, LOST_IN_CRASH)
+            shelf.settle([*journal.undeclared, *missing], undeclared=True)
         buffer = Buffer(self.options, shelf=shelf, holes=holes)
         buffer.inherit(journal.unsettled)
         worker = Worker(
