@@ -217,7 +217,8 @@ class RabbitMQTransport:
     def _prepare_dead_letters(self, link: Connection, deadline: float) -> None:
         """Make sure of the dead-letter exchange, when the first dead letter comes: most producers never need it.
 
-        A new one gets a queue of the same name, or its messages would be lost. One that exists is used as it is.
+        A new one gets a queue of the same name, or its messages would be lost. One that exists is used as it is; but where
+        such a queue is there too, somebody may have been cut off before the two were bound.
         """
         if self._dead_letters_ready:
             return
@@ -227,10 +228,15 @@ class RabbitMQTransport:
         def declare_exchange(passive: bool) -> None:
             link.declare_exchange(name, "fanout", passive=passive, deadline=deadline)
 
+        def declare_queue(passive: bool) -> None:
+            link.declare_queue(name, {}, passive=passive, deadline=deadline)
+
         try:
-            if not self._exists(exchange, declare_exchange):
-                self._ensure(queue, lambda passive: link.declare_queue(name, {}, passive=passive, deadline=deadline))
+            is_new = not self._exists(exchange, declare_exchange)
+            if is_new:
+                self._ensure(queue, declare_queue)
                 self._create(exchange, declare_exchange)
+            if is_new or self._exists(queue, declare_queue):
                 self._bind(link, name, name, "", deadline)
         except FatalError as error:
             self._dead_letters_refused = str(error)

@@ -200,3 +200,19 @@ def test_a_dead_letter_exchange_that_cannot_be_asked_for_is_no_loss(
         proxy.heal()
         deliver(transport, entries(1, 2, dead_letter="x"))
     assert broker.numbers(f"{broker.name}.dead-letter") == [1, 2]
+
+
+def test_dead_letters_survive_a_cut_while_their_place_is_made(broker: Broker, make_rabbitmq: MakeTransport) -> None:
+    """Whoever was cut off between the exchange and its binding left a place that takes everything and keeps nothing."""
+    server = pika.URLParameters(broker.url)
+    with FaultProxy(server.host, server.port) as proxy:
+        url = broker.url.replace(f"{server.host}:{server.port}", f"{proxy.host}:{proxy.port}")
+        for count in range(20, 400, 30):
+            transport = make_rabbitmq(url, exchange=broker.name, queue=broker.name)
+            proxy.cut_after(count, TO_SERVER)
+            outcomes = deliver(transport, entries(1, 2, dead_letter="x"))
+            proxy.heal()
+            assert all(not outcome.rejected for outcome in outcomes), f"cut after {count} bytes: {outcomes}"
+            assert set(broker.numbers(f"{broker.name}.dead-letter")) == {1, 2}, f"cut after {count} bytes"
+            transport.close(clean=True)
+            broker.remove()
