@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from streamll.errors import BufferFullError, ConfigurationError, LifecycleError, StreamllError
     from streamll.models import StreamllEvent
     from streamll.propagation import extract, inject
+    from streamll.runtime.signals import stop_on_signal
     from streamll.spans import capture_exception, span
     from streamll.tracing import trace
 
@@ -60,6 +61,7 @@ _HOMES = {
     "StreamllEvent": "models",
     "extract": "propagation",
     "inject": "propagation",
+    "stop_on_signal": "runtime.signals",
     "capture_exception": "spans",
     "span": "spans",
     "trace": "tracing",
@@ -90,6 +92,7 @@ __all__ = [
     "shutdown",
     "span",
     "stats",
+    "stop_on_signal",
     "trace",
 ]
 

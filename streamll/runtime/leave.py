@@ -135,12 +135,5 @@ def _leave_with_multiprocessing() -> None:
 def _leave_with_child(leaving: _Leaving) -> None:
     global _told_multiprocessing
     _told_multiprocessing = os.getpid()
-    sys.modules["multiprocessing.util"].Finalize(None, _leave_child, exitpriority=-1000)  # behind all others
-
-
-def _leave_child() -> None:
-    # It would wait for them right after its finalizers; they may emit until then.
-    for thread in threading.enumerate():
-        if not thread.daemon and thread is not threading.current_thread():
-            thread.join()
-    _leaving.leave()
+    # Behind all others, which may emit.
+    sys.modules["multiprocessing.util"].Finalize(None, leaving.leave, exitpriority=-1000)
