@@ -8,9 +8,10 @@ from typing import Any
 
 from streamll.brokers.redis_connection import Dialer
 from streamll.brokers.redis_url import parse_redis_url
+from streamll.codec import decode
 from streamll.delivery.outcome import BatchOutcome, Entry, Failure
 from streamll.errors import UnavailableError
-from streamll.models import Record
+from streamll.models import NOTES, Record
 from streamll.sinks.redis_options import RedisOptions
 from streamll.sinks.redis_transport import RedisTransport
 from streamll.testing.proxy import FaultProxy
@@ -91,6 +92,15 @@ def deliver(sender: RedisTransport, batch: Sequence[Entry], seconds: float = 5.0
 def read(client: Any, stream: str) -> list[WireEntry]:
     """All entries of a stream, as a reader sees them."""
     return [decode_entry(fields) for _, fields in client.xrange(stream)]
+
+
+def read_apart(client: Any, stream: str) -> tuple[list[WireEntry], list[WireEntry]]:
+    """The events of a stream, and the notes that sinks left among them."""
+    events: list[WireEntry] = []
+    notes: list[WireEntry] = []
+    for entry in read(client, stream):
+        (notes if decode(entry.payload).event_type in NOTES else events).append(entry)
+    return events, notes
 
 
 def stored(client: Any, stream: str = "events", producer: str = PRODUCER) -> list[int]:

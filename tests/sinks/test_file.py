@@ -22,7 +22,7 @@ import pytest
 from streamll.consumers.file import FileConsumer
 from streamll.delivery.outcome import Entry, Failure
 from streamll.errors import ConfigurationError, FatalError, UnavailableError
-from streamll.models import Record, StreamllEvent
+from streamll.models import CLOSING, NOTES, Record, StreamllEvent
 from streamll.sinks.base import DeliveryReport
 from streamll.sinks.file import FileOptions, FileSink, _FileTransport
 from tests.fixtures.waiting import PATIENCE, wait_until
@@ -50,8 +50,19 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in data.splitlines()]
 
 
+def events(*paths: Path) -> list[dict[str, Any]]:
+    """The lines that are events."""
+    return [line for path in paths for line in lines(path) if line["event_type"] not in NOTES]
+
+
 def numbers(*paths: Path) -> list[int]:
-    return [line["data"]["n"] for path in paths for line in lines(path)]
+    """The `n` of the events."""
+    return [line["data"]["n"] for line in events(*paths)]
+
+
+def closings(*paths: Path) -> list[int]:
+    """The last numbers of the sinks that stopped, as their closing records have them."""
+    return [line["data"]["last"] for path in paths for line in lines(path) if line["event_type"] == CLOSING]
 
 
 def entry(seq: int, payload: bytes = b'{"v":1,"event_type":"test"}', content_type: str = "application/json") -> Entry:
@@ -71,16 +82,18 @@ class TestLines:
     def test_an_event_is_a_line_with_producer_and_number(self, path: Path) -> None:
         with FileSink(path) as sink:
             emit(sink, 1, 2, text="naïve\nline", password="hunter2")
-        first, second = lines(path)
+        first, second, closing = lines(path)
         assert first["data"] == {"n": 1, "text": "naïve\nline", "password": "[redacted]"}
         assert (first["v"], first["event_type"], first["producer"], first["seq"]) == (1, "test", sink.producer, 1)
         assert first["timestamp"].endswith("Z")
         assert second["seq"] == 2
+        assert (closing["event_type"], closing["data"], closing["seq"]) == (CLOSING, {"last": 2}, 3)
+        assert closing["producer"] == sink.producer
 
     def test_the_encoding_is_json_whatever_was_asked_for(self, path: Path) -> None:
         with FileSink(path, encoding="msgpack") as sink:
             emit(sink, 1, 1)
-        assert numbers(path) == [1]
+        assert numbers(path) == closings(path) == [1]
 
     def test_records_of_other_encodings_and_shapes_become_lines(self, path: Path) -> None:
         transport = _FileTransport("p", path, FileOptions())
@@ -98,7 +111,7 @@ class TestLines:
         event = StreamllEvent(event_type="test", extra={"producer": "mine", "seq": 99})
         with FileSink(path) as sink:
             sink.handle_event(event)
-        (line,) = lines(path)
+        (line,) = events(path)
         assert (line["producer"], line["seq"]) == (sink.producer, 1)
 
     @pytest.mark.parametrize(
@@ -149,6 +162,7 @@ class TestRotation:
         assert sorted(p.name for p in path.parent.iterdir()) == ["events.jsonl", *sorted(names)]
         kept = numbers(*(path.with_name(name) for name in names), path)
         assert kept == list(range(60 - len(kept), 60))
+        assert closings(path) == [59]
         assert all(500 < path.with_name(name).stat().st_size <= 1000 for name in names)
 
     def test_a_batch_longer_than_the_bound_has_a_file_of_its_own(self, path: Path) -> None:
@@ -158,7 +172,8 @@ class TestRotation:
             assert sink.flush(PATIENCE)
         sink.stop(PATIENCE)
         files = [path.with_name("events.jsonl.2"), path.with_name("events.jsonl.1"), path]
-        assert numbers(*files) == list(range(1, 43))
+        assert [numbers(file) for file in files] == [[1, 2], list(range(3, 41)), [41, 42]]
+        assert closings(*files) == [42]
         assert files[1].stat().st_size > 1000
 
     def test_where_it_cannot_rotate_it_grows_on_and_says_so_once(
@@ -171,6 +186,7 @@ class TestRotation:
                 emit(sink, n, n)
                 assert sink.flush(PATIENCE)
         assert numbers(path) == list(range(1, 11))
+        assert closings(path) == [10]
         said = [record for record in caplog.records if "cannot be rotated" in record.getMessage()]
         assert len(said) == 1
 
@@ -181,7 +197,7 @@ class TestOthers:
         with FileSink(path) as sink:
             emit(sink, 1, 2)
         assert path.read_bytes().startswith(b'{"whole":1}\n{"torn":\n{"v":1')
-        assert [json.loads(line)["seq"] for line in path.read_bytes().splitlines()[2:]] == [1, 2]
+        assert [json.loads(line)["seq"] for line in path.read_bytes().splitlines()[2:]] == [1, 2, 3]  # with the closing
 
     @pytest.mark.parametrize("how", ["moved", "deleted", "truncated", "replaced", "folder moved"])
     def test_what_others_do_to_the_file(self, tmp_path: Path, how: str) -> None:
@@ -206,6 +222,7 @@ class TestOthers:
         emit(sink, 6, 10)
         assert sink.stop(PATIENCE).failed_batches == 0
         assert numbers(path) == list(range(6, 11))
+        assert closings(path) == [10]
         if how in ("moved", "truncated"):
             assert numbers(aside) == list(range(1, 6))
 
@@ -225,9 +242,10 @@ class TestOthers:
         assert [writer.communicate(timeout=2 * PATIENCE)[0].strip() for writer in writers] == [b"300"] * 4
         files = list(path.parent.iterdir())
         assert len(files) > 5
-        there = Counter((line["producer"], line["data"]["n"]) for file in files for line in lines(file))
+        there = Counter((line["producer"], line["data"]["n"]) for line in events(*files))
         assert len(there) == 1200
         assert set(there.values()) == {1}
+        assert closings(*files) == [300] * 4
         assert max(file.stat().st_size for file in files) <= 20_000
 
     def test_a_writer_that_is_killed_costs_one_line_at_most(self, path: Path) -> None:
@@ -254,7 +272,8 @@ class TestOthers:
                 torn += 1
         assert whole > 3
         assert torn <= 3
-        assert [json.loads(line)["data"]["n"] for line in path.read_bytes().splitlines()[-3:]] == [1, 2, 3]
+        ours = [json.loads(line)["data"] for line in path.read_bytes().splitlines()[-4:]]
+        assert ours == [{"n": 1}, {"n": 2}, {"n": 3}, {"last": 3}]
 
     def test_a_forked_child_closes_its_copy_of_the_file(self, path: Path) -> None:
         transport = _FileTransport("p", path, FileOptions())
@@ -316,6 +335,7 @@ class TestFullDisk:
         assert seen["delivered"] == 100
         assert seen["reports"] == list(range(1, 101))
         assert numbers(path) == list(range(100))
+        assert closings(path) == [100]
 
     @pytest.fixture
     def small_disk(self, tmp_path: Path) -> Iterator[Path]:
@@ -348,6 +368,7 @@ class TestFullDisk:
         assert wait_until(sink.event_queue.empty)
         assert sink.stop(PATIENCE).delivered == 80
         assert numbers(path) == list(range(1, 81))
+        assert closings(path) == [80]
         assert sorted(report.seq for report in reports) == list(range(1, 81))
 
 

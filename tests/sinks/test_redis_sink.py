@@ -19,7 +19,7 @@ from streamll.sinks.redis import RedisSink
 from streamll.testing.proxy import TO_CLIENT, TO_SERVER, FaultProxy
 from tests.fixtures.process import free_port
 from tests.fixtures.redis import RedisEndpoint, RedisServer
-from tests.sinks.redis_tools import read
+from tests.sinks.redis_tools import read, read_apart
 
 pytestmark = [pytest.mark.redis, pytest.mark.integration]
 
@@ -45,10 +45,11 @@ def test_events_are_read_back_from_the_stream(redis_server: RedisEndpoint) -> No
                 stats = sink.stats()
             assert stats.balanced
             assert (stats.delivered, stats.lost_after_ack, stats.failed_batches) == (1200, 0, 0)
-            found = read(client, stream)
+            found, notes = read_apart(client, stream)
             assert [codec.decode(entry.payload).data["number"] for entry in found] == list(range(1200))
             assert [entry.seq for entry in found] == list(range(1, 1201))
-            assert {entry.producer for entry in found} == {sink.producer}
+            assert [closing.seq for closing in notes] == [1201]
+            assert {entry.producer for entry in (*found, *notes)} == {sink.producer}
         finally:
             client.delete(stream, f"{{{stream}}}:fence:{sink.producer}")
 
@@ -62,7 +63,7 @@ def test_everything_in_the_url(server: RedisServer) -> None:
         assert (sink.name, sink.destination) == ("events", f"redis://127.0.0.1:{server.port}/0 stream app")
     with server.client() as client:
         assert client.xlen("app") == 50
-        assert read(client, "app")[-1].payload.startswith(b"{")
+        assert all(entry.payload.startswith(b"{") for entry in read(client, "app"))
 
 
 def test_a_given_client_and_its_password_stay_out_of_sight(own_redis: OwnRedis) -> None:
@@ -73,7 +74,8 @@ def test_a_given_client_and_its_password_stay_out_of_sight(own_redis: OwnRedis) 
             assert sink.flush(10.0)
             assert "hush" not in repr(sink)
             assert sink.destination == f"redis://127.0.0.1:{server.port}/0 stream app"
-        assert [entry.seq for entry in read(client, "app")] == [1]
+        found, notes = read_apart(client, "app")
+        assert ([entry.seq for entry in found], [closing.seq for closing in notes]) == ([1], [2])
 
 
 def test_a_dead_server_that_comes_back(server: RedisServer) -> None:
@@ -88,7 +90,7 @@ def test_a_dead_server_that_comes_back(server: RedisServer) -> None:
     server.start()
     assert sink.flush(10.0)
     with server.client() as client:
-        assert len(read(client, "app")) == 50
+        assert len(read(client, "app")) == 50  # it has not ended yet, and has dropped nothing: no notes
     assert sink.stop().balanced
 
 
@@ -109,7 +111,12 @@ def test_an_event_that_the_server_cannot_take_does_not_stop_the_others(own_redis
     assert stats.delivered == 2
     assert dict(stats.dropped) == {"dead_letter_failed": 1}  # even its dead letter is too long
     with server.client() as client:
-        assert [entry.seq for entry in read(client, "app")] == [1, 3]
+        found, notes = read_apart(client, "app")
+        assert [entry.seq for entry in found] == [1, 3]
+        gap, closing = notes
+        assert codec.decode(gap.payload).data == {"count": 1, "ranges": [[2, 2]], "reasons": stats.dropped}
+        assert (gap.seq, closing.seq) == (2, 4)
+        assert [entry.seq for entry in read(client, "app")] == [1, 2, 3, 4]
 
 
 def test_events_from_many_threads_over_a_network_that_is_cut_again_and_again(server: RedisServer) -> None:
@@ -144,8 +151,9 @@ def test_events_from_many_threads_over_a_network_that_is_cut_again_and_again(ser
     assert (stats.delivered, stats.lost_after_ack) == (15_000, 0)
     assert stats.failed_batches > 0
     with server.client() as client:
-        found = read(client, "app")
+        found, notes = read_apart(client, "app")
     assert [entry.seq for entry in found] == list(range(1, 15_001))
+    assert [closing.seq for closing in notes] == [15_001]
     told = [codec.decode(entry.payload).data for entry in found]
     for thread_number in range(3):
         mine = [data["number"] for data in told if data["thread"] == thread_number]
@@ -284,7 +292,7 @@ def test_the_rules_that_are_recommended_are_enough(server: RedisServer) -> None:
         with RedisSink(f"redis://app:pw@127.0.0.1:{server.port}/0?stream=app") as sink:
             sink.handle_event(StreamllEvent(event_type="token"))
             assert sink.flush(10.0), sink.stats().last_error
-        assert len(read(client, "app")) == 1
+        assert [len(part) for part in read_apart(client, "app")] == [1, 1]
         assert 0 < client.ttl(f"{{app}}:fence:{sink.producer}") <= 60
 
 
