@@ -19,7 +19,7 @@ from tests.fixtures.rabbitmq import RabbitMQEndpoint
 from tests.fixtures.redis import RedisEndpoint, RedisServer
 from tests.integration.conftest import IntegrationTestBase
 from tests.integration.test_rabbitmq_integration import drain
-from tests.integration.test_redis_integration import stored
+from tests.integration.test_redis_integration import read_apart
 
 pytestmark = [pytest.mark.integration]
 
@@ -56,14 +56,17 @@ class TestMultiSinkIntegration(IntegrationTestBase):
                     streamll.emit("token", operation="generate", data={"n": n})
             assert streamll.flush(60)
             stats = streamll.shutdown()
-            in_redis = [fields[b"event"] for fields in stored(redis_client, cleanup_stream)]
-            in_rabbitmq = [body for _, body in drain(rabbitmq_connection, exchange)]
+            entries, redis_notes = read_apart(redis_client, cleanup_stream)
+            messages, rabbitmq_notes = drain(rabbitmq_connection, exchange)
         finally:
             channel.exchange_delete(exchange)
             channel.exchange_delete(f"{exchange}.dead-letter")
             channel.queue_delete(f"{exchange}.dead-letter")
+        in_redis = [fields[b"event"] for fields in entries]
         assert len(in_redis) == 1000
-        assert in_redis == in_rabbitmq
+        assert in_redis == [body for _, body in messages]
+        assert [decode(fields[b"event"]).data for fields in redis_notes] == [{"last": 1000}]
+        assert [decode(body).data for _, body in rabbitmq_notes] == [{"last": 1000}]
         assert stats.balanced
         assert {name: sink.delivered for name, sink in stats.sinks.items()} == {"redis": 1000, "rabbitmq": 1000}
         events = [decode(payload) for payload in in_redis]

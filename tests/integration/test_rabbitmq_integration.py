@@ -10,6 +10,7 @@ import pika
 import pytest
 
 from streamll.codec import decode
+from streamll.models import CLOSING, NOTES
 from streamll.sinks.rabbitmq import RabbitMQSink
 from tests.fixtures.rabbitmq import RabbitMQEndpoint, RabbitMQServer
 from tests.integration.conftest import IntegrationTestBase
@@ -17,18 +18,22 @@ from tests.integration.conftest import IntegrationTestBase
 pytestmark = [pytest.mark.integration, pytest.mark.rabbitmq]
 
 
-def drain(connection: pika.BlockingConnection, queue: str) -> list[tuple[pika.BasicProperties, bytes]]:
-    """All messages of a queue, acknowledged."""
+Message = tuple[pika.BasicProperties, bytes]
+
+
+def drain(connection: pika.BlockingConnection, queue: str) -> tuple[list[Message], list[Message]]:
+    """All events in a queue, acknowledged; and the notes that sinks left among them."""
     channel = connection.channel()
-    messages: list[tuple[pika.BasicProperties, bytes]] = []
+    events: list[Message] = []
+    notes: list[Message] = []
     while True:
         method, properties, body = channel.basic_get(queue, auto_ack=True)
         if method is None:
             channel.close()
-            return messages
+            return events, notes
         assert properties is not None
         assert body is not None
-        messages.append((properties, body))
+        (notes if properties.type in NOTES else events).append((properties, body))
 
 
 class TestRabbitMQIntegration(IntegrationTestBase):
@@ -54,7 +59,7 @@ class TestRabbitMQIntegration(IntegrationTestBase):
         assert all(sink.handle_event(event) for event in events)
         assert sink.flush(30)
         stats = sink.stop()
-        messages = drain(rabbitmq_connection, exchange)
+        messages, ((closing, last_word),) = drain(rabbitmq_connection, exchange)
         assert [decode(body).event_id for _, body in messages] == [event.event_id for event in events]
         properties, body = messages[0]
         assert properties.message_id == f"{stats.producer}:1"
@@ -62,6 +67,8 @@ class TestRabbitMQIntegration(IntegrationTestBase):
         assert properties.type == "test"
         assert properties.content_type == "application/msgpack"
         assert decode(body).data == {"n": 0}
+        assert (closing.message_id, closing.type) == (f"{stats.producer}:301", CLOSING)
+        assert (decode(last_word).event_type, decode(last_word).data) == (CLOSING, {"last": 300})
         assert stats.balanced
         assert stats.delivered == stats.accepted == 300
 
@@ -70,7 +77,7 @@ class TestRabbitMQIntegration(IntegrationTestBase):
     ) -> None:
         with RabbitMQSink(amqp_url=rabbitmq_server.url, exchange=exchange) as sink:
             assert sink.handle_event(self.create_test_event())
-        assert len(drain(rabbitmq_connection, exchange)) == 1
+        assert [len(part) for part in drain(rabbitmq_connection, exchange)] == [1, 1]
 
     @pytest.mark.concurrent
     def test_rabbitmq_worker_thread_stability(
@@ -113,7 +120,9 @@ class TestRabbitMQIntegration(IntegrationTestBase):
         assert not workers[0].is_alive()
         assert unbalanced == []
         assert (stats.delivered, stats.defects, stats.balanced) == (1000, 0, True)
-        received = [decode(body).event_id for _, body in drain(rabbitmq_connection, exchange)]
+        messages, notes = drain(rabbitmq_connection, exchange)
+        assert [decode(body).data for _, body in notes] == [{"last": 1000}]
+        received = [decode(body).event_id for _, body in messages]
         assert sorted(received) == sorted(event_id for mine in ids for event_id in mine)
         for mine in ids:  # each thread's own order is kept
             assert [event_id for event_id in received if event_id in set(mine)] == mine
@@ -151,6 +160,8 @@ class TestRabbitMQIntegration(IntegrationTestBase):
         assert states[0] == "open"
         assert states[-1] == "closed"
         with server.connection() as connection:
-            received = [decode(body).event_id for _, body in drain(connection, "app")]
+            messages, notes = drain(connection, "app")
+        received = [decode(body).event_id for _, body in messages]
         # At least once: what the broker had taken without being able to say so is there twice.
         assert set(received) >= {event.event_id for event in events}
+        assert [decode(body).data for _, body in notes] == [{"last": 51}]

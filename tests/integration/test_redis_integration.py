@@ -11,6 +11,7 @@ import redis
 
 from streamll.codec import decode
 from streamll.consumers import RedisConsumer
+from streamll.models import NOTES
 from streamll.sinks.redis import RedisSink
 from tests.fixtures.redis import RedisEndpoint, RedisServer
 from tests.integration.conftest import IntegrationTestBase, is_redis_available
@@ -18,10 +19,17 @@ from tests.integration.conftest import IntegrationTestBase, is_redis_available
 pytestmark = [pytest.mark.integration, pytest.mark.redis]
 
 
-def stored(client: redis.Redis, stream: str) -> list[dict[bytes, bytes]]:
-    """The fields of every entry of a stream, in its order."""
+Fields = dict[bytes, bytes]
+
+
+def read_apart(client: redis.Redis, stream: str) -> tuple[list[Fields], list[Fields]]:
+    """The fields of every event of a stream, in its order; and of the notes that sinks left among them."""
     entries: Any = client.xrange(stream)
-    return [fields for _, fields in entries]
+    events: list[Fields] = []
+    notes: list[Fields] = []
+    for _, fields in entries:
+        (notes if decode(fields[b"event"]).event_type in NOTES else events).append(fields)
+    return events, notes
 
 
 class TestRedisIntegration(IntegrationTestBase):
@@ -38,10 +46,11 @@ class TestRedisIntegration(IntegrationTestBase):
         assert sink.flush()
         assert sink.event_queue.empty()
         stats = sink.stop()
-        entries = stored(redis_client, cleanup_stream)
+        entries, (closing,) = read_apart(redis_client, cleanup_stream)
         assert [decode(fields[b"event"]).event_id for fields in entries] == [event.event_id for event in events]
         assert [int(fields[b"seq"]) for fields in entries] == list(range(1, 1201))
-        assert {fields[b"producer"].decode() for fields in entries} == {stats.producer}
+        assert int(closing[b"seq"]) == 1201
+        assert {fields[b"producer"].decode() for fields in (*entries, closing)} == {stats.producer}
         first = decode(entries[0][b"event"])
         assert (first.data, first.tags, first.module_name) == ({"n": 0}, {"team": "blue"}, "tests.integration")
         assert stats.balanced
@@ -78,9 +87,10 @@ class TestRedisIntegration(IntegrationTestBase):
                 assert sink.flush(60)
                 pipelined += time.perf_counter() - start
                 assert sink.stats().delivered == 500
-        assert redis_client.xlen(f"{cleanup_stream}:single") == redis_client.xlen(cleanup_stream) == 2000
-        ids = [decode(fields[b"event"]).event_id for fields in stored(redis_client, cleanup_stream)]
-        assert ids == [event.event_id for event in events]
+        assert redis_client.xlen(f"{cleanup_stream}:single") == 2000
+        entries, closings = read_apart(redis_client, cleanup_stream)
+        assert [decode(fields[b"event"]).event_id for fields in entries] == [event.event_id for event in events]
+        assert [decode(fields[b"event"]).data for fields in closings] == [{"last": 500}] * 4
         print(f"one by one {2000 / one_by_one:,.0f}/s, sink {2000 / pipelined:,.0f}/s: {one_by_one / pipelined:.1f}x")
 
     def test_redis_circuit_breaker_integration(self, own_redis: Callable[..., RedisServer]) -> None:
@@ -108,6 +118,6 @@ class TestRedisIntegration(IntegrationTestBase):
         assert [change.state.value for change in stats.circuit_history][:1] == ["open"]
         assert stats.delivered == 21
         with server.client() as client:
-            assert [decode(fields[b"event"]).event_id for fields in stored(client, "app")][1:] == [
-                event.event_id for event in events
-            ]
+            entries, (closing,) = read_apart(client, "app")
+        assert [decode(fields[b"event"]).event_id for fields in entries][1:] == [event.event_id for event in events]
+        assert decode(closing[b"event"]).data == {"last": 21}
