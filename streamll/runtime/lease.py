@@ -12,7 +12,8 @@ not: what is in the files (segment.py), or which folder to look at (spool.py).
 
 The lease is a lock (flock) on the producer's folder itself, so it cannot be deleted while what it protects is there, and
 programs that clean temporary folders leave a locked one alone. A folder gets its name only after it is locked, so nobody
-can come between. The kernel gives the lock back when the last copy of the descriptor is closed, however a process ends.
+can come between. The kernel gives the lock back when the last copy of the descriptor is closed, however a process ends:
+so a forked child closes its copies at once, before any other code runs in it.
 """
 
 from __future__ import annotations
@@ -206,7 +207,16 @@ class Folder:
             with suppress(OSError):
                 os.rmdir(self.path)  # noqa: PTH106  # beside the other calls of os here
         with suppress(OSError):
+            _unlock(descriptor)  # a child that is forked at this moment has a copy of it
+        with suppress(OSError):
             os.close(descriptor)
+
+    def forget(self) -> None:
+        """In a forked child: close the copy, and leave the lease to the parent."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            with suppress(OSError):
+                os.close(descriptor)
 
 
 def _make_above(path: Path) -> None:
@@ -276,7 +286,13 @@ if sys.platform != "win32":
             raise
         return True
 
+    def _unlock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+
 else:
+
+    def _unlock(descriptor: int) -> None:
+        pass
 
     def _lock(descriptor: int) -> bool:
         raise OSError(errno.ENOSYS, "this system has no flock")
@@ -285,7 +301,7 @@ else:
 def _forget_in_child() -> None:
     """Close the copies of all leases, also of one that another thread was opening: they would outlive the parent's."""
     for folder in list(_open_folders):
-        folder.close()
+        folder.forget()
     opening = list(_being_opened)
     _being_opened.clear()
     if opening:

@@ -366,7 +366,7 @@ class SegmentChain:
         self.segments.clear()
         folder, self.folder = self.folder, None
         if folder is not None:
-            folder.close()
+            folder.forget()
 
 
 def _limit_of(size: int) -> int:
