@@ -25,6 +25,7 @@ from urllib.parse import parse_qsl, urlsplit
 from streamll.cli.interrupt import postponed_interruptions
 from streamll.cli.output import conceal, consumers_heard, say, write_line
 from streamll.consumers import Consumer, FileConsumer, RabbitMQConsumer, Received, RedisConsumer, consumer_for
+from streamll.consumers.rabbitmq import NO_STREAM
 from streamll.errors import ConfigurationError, ConsumerError
 from streamll.views.audit import Audit
 from streamll.views.audit_text import audit_lines, verdict
@@ -79,7 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
         letters, implied = _dead_letters(arguments)
         return _audit(arguments, consumer, letters, implied)
     except ConsumerError as error:
-        say(str(error))
+        remedy = "; say --drain to empty it, or --follow its exchange" if NO_STREAM in str(error) else ""
+        say(f"{error}{remedy}")
         return NOT_JUDGED
 
 

@@ -44,6 +44,9 @@ SINK_OPTIONS = frozenset(
 )
 """What only RabbitMQSink can be told; its URL serves to read it back, so it is left out."""
 
+NO_STREAM = "is no stream queue"
+"""What an error says when `stream_only` refuses a queue."""
+
 _STREAM_OFFSET = "x-stream-offset"
 _SETTLED = 1.0
 """Without `follow`: seconds without a message after which a queue has given all that it had."""
@@ -236,7 +239,7 @@ class _RabbitMQSource:
             if error.code != PRECONDITION_FAILED or _STREAM_OFFSET not in error.text:
                 raise
             if self._options.stream_only:
-                raise FatalError(f"{self.shown}: is no stream queue, and reading it would take its messages") from error
+                raise FatalError(f"{self.shown}: {NO_STREAM}, and reading it would take its messages") from error
             session.may_be_stream = False
             link.subscribe(queue, session.on_message, prefetch, {}, deadline=deadline)
 
