@@ -55,7 +55,7 @@ class RabbitMQDeadLetters:
         self._options = options
         self._link: Withdrawals | None = None
         self._to_come = 0
-        self._held: dict[int, None] = {}
+        self._held: set[int] = set()
 
     def open(self) -> None:
         """See `DeadLetters.open`: a queue that does not exist is an empty one, since the first dead letter declares it."""
@@ -84,7 +84,7 @@ class RabbitMQDeadLetters:
         except Refused as refused:
             raise _explain(self.shown, refused) from None
         self._to_come -= len(taken)
-        self._held.update((delivery.tag, None) for delivery in taken)
+        self._held.update(delivery.tag for delivery in taken)
         return [_letter(delivery) for delivery in taken]
 
     def remove(self, letters: Sequence[Letter]) -> None:
@@ -93,14 +93,13 @@ class RabbitMQDeadLetters:
             self._opened().acknowledge([letter.handle for letter in letters])
         except Refused as refused:
             raise _explain(self.shown, refused) from None
-        for letter in letters:
-            del self._held[letter.handle]
+        self._held.difference_update(letter.handle for letter in letters)
 
     def count(self) -> int:
         """See `DeadLetters.count`."""
         link = self._opened()
         count = self._count(link) + len(self._held)  # while these are in our hands, it does not count them
-        link.give_back(list(self._held))
+        link.give_back(sorted(self._held))
         self._held.clear()
         return count
 

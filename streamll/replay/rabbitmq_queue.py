@@ -41,6 +41,7 @@ class Withdrawals(Subscription):
             taken.append(Delivery(delivery.delivery_tag, delivery.routing_key, properties, body))
             came_at = time.monotonic()
 
+        self.cancelled = False
         deadline = time.monotonic() + timeout
         self.subscribe(queue, on_message, most, {}, deadline=deadline)
         while len(taken) < most and self.is_open and not self.cancelled:
@@ -48,6 +49,8 @@ class Withdrawals(Subscription):
             if left <= 0:
                 break
             self.run(lambda: len(taken) >= most or self.cancelled, time.monotonic() + left)
+        if not self.is_open:
+            raise self._why("reading")
         if not self.cancelled:
             self._ask(_cancelling, time.monotonic() + timeout)
         return taken

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pika
@@ -18,7 +18,7 @@ from streamll.replay.base import Redrive, Selection, Tally, survey
 from streamll.replay.places import place_of
 from streamll.sinks.rabbitmq import RabbitMQSink
 from streamll.testing.proxy import TO_CLIENT, TO_SERVER, FaultProxy
-from tests.fixtures.rabbitmq import RabbitMQEndpoint
+from tests.fixtures.rabbitmq import RabbitMQEndpoint, RabbitMQServer
 from tests.fixtures.waiting import wait_until
 from tests.sinks.rabbitmq_tools import Broker
 
@@ -61,12 +61,14 @@ def target(broker: Broker) -> tuple[str, int]:
     return parameters.host, parameters.port
 
 
-def payload(seq: int) -> bytes:
+def payload(seq: int, size: int = 0) -> bytes:
     fields: dict[str, Any] = {"event_id": f"{seq:032x}", "timestamp": 1_700_000_000_000_000_000, "data": {"n": seq}}
+    if size:
+        fields["tags"] = ["x" * size]
     return codec.encode(StreamllEvent(event_type="token", operation="generate", **fields))
 
 
-def fill(broker: Broker, first: int, last: int, reason: str = "unroutable", key: str = "token") -> None:
+def fill(broker: Broker, first: int, last: int, reason: str = "unroutable", key: str = "token", size: int = 0) -> None:
     """Dead letters as the sink writes them."""
     with broker.channel() as channel:
         channel.confirm_delivery()
@@ -89,7 +91,7 @@ def fill(broker: Broker, first: int, last: int, reason: str = "unroutable", key:
             exchange = f"{broker.name}.dead-letter"
             channel.exchange_declare(exchange, "fanout", durable=True)
             channel.queue_bind(dead(broker), exchange, "")
-            channel.basic_publish(exchange, key, payload(seq), properties, mandatory=True)
+            channel.basic_publish(exchange, key, payload(seq, size), properties, mandatory=True)
 
 
 def redrive(url: str, to: str = "", **selection: Any) -> Tally:
@@ -212,6 +214,52 @@ def test_to_another_exchange_with_a_routing_key_of_its_own(broker: Broker) -> No
         assert other.numbers() == [1, 2, 3]
     finally:
         other.remove()
+
+
+def test_a_full_queue_takes_some_and_the_others_stay(broker: Broker) -> None:
+    fill(broker, 1, 10)
+    with broker.channel() as channel:
+        channel.queue_delete(broker.name)
+        full = {"x-max-length": 3, "x-overflow": "reject-publish"}
+        channel.queue_declare(broker.name, durable=True, arguments=full)
+        channel.queue_bind(broker.name, broker.name, "#")
+    with pytest.raises(UnavailableError, match="is a queue full"):
+        redrive(url_of(broker))
+    assert wait_until(lambda: broker.count(broker.name) + broker.count(dead(broker)) == 10)
+    assert broker.count(broker.name) >= 3
+    assert set(broker.numbers()) | set(broker.numbers(dead(broker))) == set(range(1, 11))
+
+
+def test_what_another_broker_takes_for_too_large_stays(
+    broker: Broker, own_rabbitmq: Callable[..., RabbitMQServer]
+) -> None:
+    fill(broker, 1, 4)
+    fill(broker, 5, 5, size=200_000)
+    fill(broker, 6, 9)
+    other = Broker(own_rabbitmq(config={"max_message_size": "100000"}).url)
+    with other.channel() as channel:
+        channel.exchange_declare(other.name, "topic", durable=True)
+        channel.queue_declare(other.name, durable=True)
+        channel.queue_bind(other.name, other.name, "#")
+    tally = redrive(url_of(broker), url_of(other))
+    assert (tally.redriven, tally.rejected, tally.left) == (8, 1, 0)
+    assert "larger than configured max size" in next(iter(tally.stayed))
+    assert set(other.numbers()) == {1, 2, 3, 4, 6, 7, 8, 9}
+    assert broker.numbers(dead(broker)) == [5]
+
+
+def test_a_queue_that_is_deleted_meanwhile(broker: Broker) -> None:
+    fill(broker, 1, 600)
+    place = place_of(url_of(broker))
+    work = Redrive(place.dead_letters(look=False), place.home(), Selection())
+
+    def delete() -> None:
+        with broker.channel() as channel:
+            channel.queue_delete(dead(broker))
+
+    with pytest.raises(UnavailableError, match="no queue"):
+        work.run(on_page=delete)
+    assert work.tally.redriven == 250
 
 
 def test_nothing_there(broker: Broker) -> None:
