@@ -17,6 +17,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+import msgspec
+
 from streamll.brokers.redis_connection import Dialer, RedisConnection, Reply, Tap
 from streamll.brokers.redis_errors import Trouble, trouble_of
 from streamll.brokers.redis_url import RedisAddress
@@ -154,7 +156,7 @@ class RedisDestination:
         self.shown = self._server.shown
         self.takes_away = bool(dead_letters)
         self._armed = False
-        self._known: frozenset[bytes] = frozenset()
+        self._known: frozenset[str] = frozenset()
         """The letters of the last batch of a run that was broken off: appended, and perhaps not deleted yet."""
 
     def prepare(self) -> None:
@@ -163,7 +165,12 @@ class RedisDestination:
             self._armed = False
             self._server.open()
         if not self._armed:
-            self._take_note(self._server.ask(*self._arming()))
+            self._armed = self._take_note(self._server.ask(*self._arming()))
+        if not self._armed:
+            error = trouble_of(
+                "WRONGTYPE the key is no stream", self._keys.stream.decode("utf-8", "replace")
+            ).as_error()
+            raise type(error)(f"{self.shown}: {error}")
 
     def deliver(self, letters: Sequence[Letter]) -> BatchOutcome:
         """See `Destination.deliver`."""
@@ -171,12 +178,12 @@ class RedisDestination:
         new = [
             (place, letter)
             for place, letter in enumerate(letters)
-            if self.takes_away or letter.identity.encode() not in self._known
+            if self.takes_away or letter.identity not in self._known
         ]
         if not new:
             return BatchOutcome()
         appends = [self._append(letter) for _, letter in new]
-        named = b" ".join(letter.identity.encode() for letter in letters if letter.identity)
+        named = msgspec.msgpack.encode([letter.identity for letter in letters if letter.identity])
         commands: list[tuple[Argument, ...]] = [(b"MULTI",), *appends]
         if self.takes_away:
             commands.append((b"XDEL", self._keys.dead_letters, *(letter.handle for letter in letters)))
@@ -203,10 +210,9 @@ class RedisDestination:
         failed = [place for place in range(len(new)) if isinstance(result[place], Exception)]
         if failed:
             return self._put_back([new[place] for place in failed], len(letters), result[failed[0]])
-        if len(replies) == end + len(self._arming()) and not any(
-            isinstance(reply, Exception) for reply in replies[end:]
-        ):
-            self._take_note(replies[end:])
+        arming = replies[end:]
+        if len(arming) == len(self._arming()) and not any(isinstance(reply, Exception) for reply in arming):
+            self._armed = self._take_note(arming)
         return BatchOutcome()
 
     def close(self, clean: bool) -> None:
@@ -223,16 +229,16 @@ class RedisDestination:
     def _arming(self) -> tuple[tuple[Argument, ...], ...]:
         return (b"WATCH", self._mark), (b"GET", self._mark), (b"TYPE", self._keys.stream)
 
-    def _take_note(self, replies: Sequence[Reply]) -> None:
-        """Of the answers to `_arming`. A transaction is not undone where an append fails: so see that none will."""
+    def _take_note(self, replies: Sequence[Reply]) -> bool:
+        """Of the answers to `_arming`; returns whether the key can be appended to: a transaction is not undone where an
+        append fails.
+        """
         _, known, kind = replies
-        if kind not in _STREAM_OR_NONE:
-            error = trouble_of(
-                "WRONGTYPE the key is no stream", self._keys.stream.decode("utf-8", "replace")
-            ).as_error()
-            raise type(error)(f"{self.shown}: {error}")
-        self._known = frozenset((known or b"").split())
-        self._armed = True
+        try:
+            self._known = frozenset(msgspec.msgpack.decode(known, type=list[str])) if known else frozenset()
+        except msgspec.DecodeError:  # whatever it is, it names no letters
+            self._known = frozenset()
+        return kind in _STREAM_OR_NONE
 
     def _rejected(self, new: Sequence[tuple[int, Letter]], replies: Sequence[Reply]) -> BatchOutcome | None:
         """When the server takes one of the events for too long, which ends the transaction: say which."""
