@@ -9,6 +9,7 @@ through a queue that the prefetch limit bounds, and acknowledgements come back t
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -29,6 +30,8 @@ from streamll.wire.rabbitmq import decode_message
 
 if TYPE_CHECKING:
     from streamll.consumers.rabbitmq_subscription import Subscription
+
+logger = logging.getLogger("streamll.consumers")
 
 SINK_OPTIONS = frozenset(
     {
@@ -51,6 +54,7 @@ _STREAM_OFFSET = "x-stream-offset"
 _SETTLED = 1.0
 """Without `follow`: seconds without a message after which a queue has given all that it had."""
 _TURN = 1.0
+_LOOK_BEHIND = 5.0
 _CLOSE_PATIENCE = 1.5
 
 
@@ -169,7 +173,7 @@ class _RabbitMQSource:
                 self._had = link.count_messages(options.queue, deadline=deadline)
                 self._subscribe(link, session, deadline)
             else:
-                queue = link.watch_exchange(options.exchange, options.binding_key, deadline=deadline)
+                queue = session.own = link.watch_exchange(options.exchange, options.binding_key, deadline=deadline)
                 link.subscribe(queue, session.on_message, options.prefetch, {}, deadline=deadline)
         except Refused as error:
             raise _explain(error, self.shown) from error
@@ -250,6 +254,7 @@ class _Session:
     Attributes:
         failure: Why it has ended; set before the end of the inbox can be taken.
         last_offset: The stream offset of the last delivery that was taken; None when it is no stream.
+        own: The name of the queue when it is our own; empty when it is somebody's.
         may_be_stream: Whether the queue has accepted an offset to start from. In messages of other queues, a header that
             speaks of one is not to be believed.
     """
@@ -257,13 +262,15 @@ class _Session:
     def __init__(self, link: Subscription, options: RabbitMQConsumerOptions, shown: str) -> None:
         self.failure: TransportError | None = None
         self.last_offset: int | None = None
+        self.own = ""
         self.may_be_stream = bool(options.queue)
         self._link = link
         self._link_lock = threading.Lock()
         self._gone = False
         self._read = read_event if options.decode else read_note
         self._limit = options.max_event_bytes
-        self._own = not options.queue
+        self._look_at = 0.0
+        self._behind = False
         self._shown = shown
         self._inbox: SimpleQueue[tuple[int, Received] | None] = SimpleQueue()
         self._outbox: deque[tuple[Callable[..., None], dict[str, Any]]] = deque()
@@ -303,12 +310,12 @@ class _Session:
                 items.append(item)
                 if item.ticket is None:
                     tags.append(tag)
-                    self.last_offset = None if self._own else int(item.position)
+                    self.last_offset = None if self.own else int(item.position)
         except Empty:
             pass
         if tags:
             # Nobody else acknowledges these. Where that holds for all, the tag of the last stands for those before it.
-            self.settle(tags[-1:] if self._own else tags, [], multiple=self._own)
+            self.settle(tags[-1:] if self.own else tags, [], multiple=bool(self.own))
         return items
 
     def settle(self, done: Sequence[int], rejected: Sequence[int], multiple: bool = False) -> None:
@@ -332,7 +339,7 @@ class _Session:
             event, why = self._read(wire.payload, self._limit)
             item = Received(event, why, wire.payload, wire.producer, wire.seq, "", wire.reason)
         item.position = str(offset if from_stream else tag)
-        if not self._own and not from_stream:
+        if not self.own and not from_stream:
             identity = (item.producer, item.seq) if item.producer else None
             item.ticket = Ticket((self, tag), identity, Coming.RETURNED if delivery.redelivered else Coming.NEW)
         self._inbox.put((tag, item))
@@ -345,6 +352,9 @@ class _Session:
                 link.run(lambda: bool(self._outbox) or self._stopping or link.cancelled, time.monotonic() + _TURN)
                 self._send()
                 link.serve()
+                if self.own and time.monotonic() >= self._look_at:
+                    self._look_at = time.monotonic() + _LOOK_BEHIND
+                    link.tell_waiting(self.own, self._on_waiting)
             if self._stopping:
                 self._send()
         finally:
@@ -353,6 +363,18 @@ class _Session:
             with self._link_lock:
                 self._gone = True
             link.close(clean=self._stopping or link.cancelled)
+
+    def _on_waiting(self, waiting: int, most: int) -> None:
+        """Say once when we are so slow that our queue may soon drop what we did not read."""
+        behind = waiting > most // 2
+        if behind and not self._behind:
+            logger.warning(
+                "%s: %s messages wait for us to read them; beyond %s the oldest go, and are missed",
+                self._shown,
+                f"{waiting:,}",
+                f"{most:,}",
+            )
+        self._behind = behind
 
     def _send(self) -> None:
         while self._outbox and self._link.is_open:

@@ -36,6 +36,15 @@ class Subscription(Connection):
         self._ask(request, deadline)
         return int(answers[0].method.message_count)
 
+    def tell_waiting(self, queue: str, tell: Callable[[int, int], None]) -> None:
+        """Ask how many messages wait in a queue of our own; `tell` hears of it, and of the most it holds, while we go on."""
+        channel = self.channel
+        if channel is not None and channel.is_open:
+            most = _TAIL_LIMITS["x-max-length"]
+            channel.queue_declare(
+                queue, passive=True, callback=lambda answer: tell(int(answer.method.message_count), most)
+            )
+
     def watch_exchange(self, exchange: str, binding_key: str, *, deadline: float) -> str:
         """Bind a queue that lives as long as this connection to an exchange, which must exist; return its name."""
         answers: list[Any] = []

@@ -16,9 +16,10 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 from streamll import codec
-from streamll.consumers import Consumer, RabbitMQConsumer
+from streamll.consumers import Consumer, RabbitMQConsumer, rabbitmq_subscription
+from streamll.consumers import rabbitmq as rabbitmq_consumer
 from streamll.errors import ConsumerError
-from streamll.models import StreamllEvent
+from streamll.models import CLOSING, StreamllEvent
 from streamll.sinks.rabbitmq import RabbitMQSink
 from tests.fixtures.rabbitmq import RabbitMQEndpoint, RabbitMQServer
 from tests.integration.conftest import IntegrationTestBase
@@ -312,6 +313,35 @@ class TestExchanges(IntegrationTestBase):
                 item.ack()  # without effect
         assert [item.seq for item in items] == list(range(1, 301))
         assert broker.waiting(queue) == 300
+
+    def test_being_too_slow_for_an_exchange_is_said(
+        self,
+        rabbitmq_server: RabbitMQEndpoint,
+        broker: Broker,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        monkeypatch.setattr(rabbitmq_subscription, "_TAIL_LIMITS", {"x-max-length": 100})
+        monkeypatch.setattr(rabbitmq_consumer, "_LOOK_BEHIND", 0.1)
+        exchange = broker.exchange()
+        with RabbitMQConsumer(rabbitmq_server.url, exchange=exchange, timeout=0.5, prefetch=10) as consumer:
+            assert list(consumer) == []
+            broker.put("token", range(1, 81), exchange=exchange)  # and nobody reads
+            assert wait_for_condition(lambda: "beyond 100 the oldest go" in caplog.text, timeout=20.0)
+            assert [item.seq for item in consumer] == list(range(1, 81))
+        assert caplog.text.count("messages wait for us") == 1
+
+    def test_notes_are_left_out_and_do_not_stay_in_the_queue(
+        self, rabbitmq_server: RabbitMQEndpoint, broker: Broker
+    ) -> None:
+        queue = broker.queue()
+        note = codec.encode(StreamllEvent(event_type=CLOSING, data={"last": 1}))
+        broker.put(queue, [1])
+        broker.channel.basic_publish("", queue, note, pika.BasicProperties(message_id="p:2"))
+        with RabbitMQConsumer(rabbitmq_server.url, queue, follow=False) as consumer:
+            assert work_off(consumer) == [1]
+            assert consumer.stats().notes == 1
+        assert broker.waiting(queue) == 0
 
     def test_a_binding_key(self, rabbitmq_server: RabbitMQEndpoint, broker: Broker) -> None:
         exchange = broker.exchange()
