@@ -374,6 +374,11 @@ class Buffer:
         return batch
 
     @property
+    def is_sealed(self) -> bool:
+        """Whether everything has been given up."""
+        return self._sealed
+
+    @property
     def has_gap(self) -> bool:
         """Whether there are dropped events of which `take_gaps` has not told yet."""
         return bool(self._holes)

@@ -268,7 +268,7 @@ class Worker:
                     self._defect(error)
                     self._pause(monotonic() + _AFTER_DEFECT, until)
             if self._stop_by is not None:
-                clean = not self._has_work()
+                clean = not self._has_work() and not self._buffer.is_sealed
                 left = self._machine.abandon()
                 if self._buffer.shelf is None:  # else `give_up` leaves it on disk
                     self._settle(left)
