@@ -94,7 +94,7 @@ def test_the_command_of_the_script() -> None:
     command = script_command(KEYS, b"p", 6, Trim(1000), items)
     assert command[:3] == (b"EVALSHA", fence_script_sha(), 3)
     assert command[3:6] == (KEYS.stream, KEYS.fence, KEYS.dead_letters)
-    assert command[6:] == (b"p", 6, b"~", 1000, 604_800_000, *items)
+    assert command[6:] == (b"p", 6, b"~", 1000, 2_592_000_000, *items)
     assert script_command(KEYS, b"p", 6, Trim(0, exact=True), items, whole=True)[:2] == (b"EVAL", FENCE_SCRIPT)
 
 
@@ -116,7 +116,7 @@ def test_the_commands_of_the_transaction() -> None:
     assert xadd_commands(KEYS, b"p", Trim(50), items[6:]) == [
         (b"XADD", b"events:dead-letter", b"MAXLEN", b"~", 50, b"*", *letter)
     ]
-    assert fence_command(KEYS, 9) == (b"SET", KEYS.fence, 9, b"PX", 604_800_000)
+    assert fence_command(KEYS, 9) == (b"SET", KEYS.fence, 9, b"PX", 2_592_000_000)
 
 
 @given(
