@@ -52,6 +52,7 @@ require_support = lease.require_support
 PROCESS, DISK = "process", "disk"
 
 _MOST_PENDING = 10_000
+_LONGEST_IDENTITY = 3500  # bytes; with what else stands in a header it fits
 _ENTRY_ERRORS = (TypeError, ValueError, IndexError)  # of the encoder, and of a mapping that was closed meanwhile
 
 
@@ -129,11 +130,15 @@ class Journal:
         self.identity = identity
         self.spool_dir = Path(os.path.abspath(spool_dir))  # noqa: PTH100  # Path.resolve would follow the links of now
         self.refused = 0
-        self._host = os.uname().nodename.encode("utf-8", "replace").decode()
+        self._host = os.uname().nodename.encode("utf-8", "replace").decode()[:64]
         try:
-            self._header(1, segment_bytes, 0)
-        except ValueError as error:
-            raise ConfigurationError(f"durability: the sink's destination cannot be kept on disk: {error}") from None
+            length = len(f"{identity.destination}{identity.url}{identity.producer}".encode())
+        except UnicodeEncodeError:
+            raise ConfigurationError("durability: the sink's destination is no text that can be kept on disk") from None
+        if length > _LONGEST_IDENTITY:
+            raise ConfigurationError(
+                f"durability: the sink's destination is too long to be kept on disk: {length} bytes"
+            )
         self._segment_bytes = segment_bytes
         self._chain = SegmentChain(
             self.spool_dir, key_of(identity.destination), identity.producer, self._header, segment_bytes, spool_bytes
@@ -353,7 +358,7 @@ class Journal:
         return JournalNumbers(
             bytes=chain.bytes,
             segments=len(chain.segments),
-            unsynced=any(segment.dirty for segment in tuple(chain.segments)),
+            unsynced=any(segment.dirty or segment.is_syncing for segment in tuple(chain.segments)),
             trouble=self.trouble,
             failures=chain.failures + self._sync_failures,
             refused=self.refused,

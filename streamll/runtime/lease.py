@@ -22,6 +22,7 @@ import errno
 import os
 import stat
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from weakref import WeakSet
@@ -184,6 +185,13 @@ class Folder:
         except OSError:
             return False
         return True
+
+    def clear(self, which: Callable[[str], bool]) -> None:
+        """Delete the regular files of this user for whose names `which` says so; raises OSError."""
+        for name in filter(which, self.names()):
+            found = os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+            if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
+                self.unlink(name)
 
     def sync(self) -> None:
         """Have the disk know which files are in it, and that it is there; raises OSError."""

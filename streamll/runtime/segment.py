@@ -132,11 +132,6 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
 _decode_header = msgspec.msgpack.Decoder(Header).decode
 
 
-def header_fits(header: Header) -> bool:
-    """Whether what a header says is short enough for one."""
-    return len(_encode(header)) <= _BLOCK_BYTES - _BLOCK.size - _CRC.size
-
-
 def pack_header(header: Header) -> bytes:
     """Return the first `HEADER_BYTES` of a segment.
 
@@ -144,7 +139,7 @@ def pack_header(header: Header) -> bytes:
         ValueError: When it says more than a header can hold.
     """
     what = _encode(header)
-    if not header_fits(header):
+    if len(what) > _BLOCK_BYTES - _BLOCK.size - _CRC.size:
         raise ValueError(f"a segment's header holds {_BLOCK_BYTES} bytes; this one needs {len(what)}")
     fixed = _BLOCK.pack(MAGIC, VERSION, 0, HEADER_BYTES, len(what))
     block = fixed + _CRC.pack(crc32(what, crc32(fixed))) + what

@@ -97,10 +97,12 @@ class SegmentChain:
         self._look_at = 0.0
         self._retry_at = 0.0
         self._closed = False
+        self._inherited = False
 
     def inherit(self, folder: Folder, segments: Sequence[SegmentFile]) -> None:
         """Begin with what somebody else left: segments in which nothing is to be stored any more."""
         self.folder = folder
+        self._inherited = True
         self.segments.extend(segments)
         self._highest = max(self._highest, max([index_of(segment.name) for segment in segments], default=0))
 
@@ -351,8 +353,11 @@ class SegmentChain:
         folder, self.folder = self.folder, None
         if folder is not None:
             if delete:
-                with suppress(OSError):
-                    delete_ours(folder)
+                while self.segments and folder.unlink(self.segments[0].name):
+                    self.segments.popleft()
+                if not self._inherited:  # also what an interrupted call has left
+                    with suppress(OSError):
+                        folder.clear(_is_ours)
             folder.close(remove=True)
 
     def forget_in_child(self) -> None:
@@ -392,11 +397,13 @@ def index_of(name: str) -> int:
     return int(digits)
 
 
-def delete_ours(folder: Folder, spares_only: bool = False) -> None:
-    """Delete the segments in a folder, the oldest first, or only those that never became one; raises OSError."""
-    for name in folder.names():
-        if name.startswith(SPARE_PREFIX) or (not spares_only and index_of(name)):
-            folder.unlink(name)
+def is_spare(name: str) -> bool:
+    """Whether a file of that name was to become a segment."""
+    return name.startswith(SPARE_PREFIX)
+
+
+def _is_ours(name: str) -> bool:
+    return is_spare(name) or index_of(name) > 0
 
 
 def bytes_in(folder: Path) -> int:

@@ -33,11 +33,12 @@ class SegmentFile:
         last: The highest number of an entry in it; 0 when there is none.
         end: Where the next frame goes; what is below holds whole frames only.
         limit: Entries go below it; the bytes above are kept for settlements.
-        dirty: Whether something was stored since the disk took all.
+        dirty: Whether something was stored since the last sync began.
+        is_syncing: Whether that is not over yet.
         retired: Whether nothing will be stored in it any more.
     """
 
-    __slots__ = ("descriptor", "dirty", "end", "last", "limit", "map", "name", "retired", "salt", "size")
+    __slots__ = ("descriptor", "dirty", "end", "is_syncing", "last", "limit", "map", "name", "retired", "salt", "size")
 
     def __init__(self, name: str, size: int, salt: int = 0, limit: int = -1) -> None:
         self.name = name
@@ -46,7 +47,7 @@ class SegmentFile:
         self.limit = limit
         self.end = HEADER_BYTES
         self.last = 0
-        self.dirty = self.retired = False
+        self.dirty = self.is_syncing = self.retired = False
         self.descriptor = -1
         self.map = _UNMAPPED
 
@@ -97,6 +98,7 @@ class SegmentFile:
 
     def sync(self) -> None:
         """Have the disk take what was stored so far; raises OSError."""
+        self.is_syncing = True
         self.dirty = False  # before: what is stored meanwhile makes it dirty again
         try:
             _sync(self.descriptor, self.map)
@@ -104,7 +106,10 @@ class SegmentFile:
             if self.descriptor < 0:  # it was closed meanwhile
                 return
             self.dirty = True
-            raise OSError(getattr(error, "errno", None) or errno.EIO, "it could not be synced") from error
+            code = error.errno if isinstance(error, OSError) and error.errno else errno.EIO
+            raise OSError(code, os.strerror(code)) from error
+        finally:
+            self.is_syncing = False
 
     def close(self) -> None:
         """Unmap and close it; never raises."""

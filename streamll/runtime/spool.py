@@ -4,12 +4,13 @@ What belongs here: the folders of a spool. What does not: one producer's folder 
 segments (journal.py), or where its events are sent.
 
 Only folders and regular files of this user are touched; links are not followed. A file with a segment's name that is none
-is renamed to `NAME.set-aside`, counted, and said once. One that a newer version wrote stays where it is, and with it
-all else in its folder: what it says about the other segments cannot be read.
+is renamed to `NAME.set-aside`, counted, and said once. One that cannot be read stays where it is; one that a newer version
+wrote too, and with it all else in its folder: what it says about the other segments cannot be read.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -31,7 +32,7 @@ from streamll.runtime.segment import (
     Survey,
     read_header,
 )
-from streamll.runtime.segment_chain import delete_ours, index_of
+from streamll.runtime.segment_chain import index_of, is_spare
 from streamll.runtime.segment_file import SegmentFile
 from streamll.tally import Tally
 
@@ -42,11 +43,12 @@ SET_ASIDE_SUFFIX = ".set-aside"
 UNREADABLE = "unreadable"
 
 set_aside = Tally()
-"""Files that this process found unfit for adoption, by kind: empty, foreign, damaged, unreadable (all renamed) and newer
+"""Files that this process found unfit for adoption, by kind: empty, foreign and damaged (renamed), newer and unreadable
 (left alone)."""
 
 _UNBOUNDED = 1 << 62
 _STALE = 60.0
+_PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.ESTALE})
 _KEY_LENGTH = 16
 
 _said: set[tuple[str, str]] = set()
@@ -93,7 +95,7 @@ def _look(path: Path) -> int | None:
             names = [name for name in folder.names() if index_of(name)]
             if not names or path.name.startswith("."):
                 if time() - os.fstat(folder.descriptor).st_mtime > _STALE and folder.lock():
-                    delete_ours(folder, spares_only=True)
+                    folder.clear(is_spare)
                     folder.close(remove=True)
                 return None
             for name in names:
@@ -170,6 +172,7 @@ def _adopt(folder: Folder) -> AdoptedJournal | None:
         except SegmentError as error:
             unfit[name] = error.kind, str(error)
         except OSError as error:
+            _raise_if_passing(error)
             unfit[name] = UNREADABLE, error.strerror or type(error).__name__
     for name, (kind, what) in unfit.items():
         if kind == NEWER:
@@ -177,10 +180,17 @@ def _adopt(folder: Folder) -> AdoptedJournal | None:
             return None
     for name, (kind, what) in unfit.items():
         _tell(folder, name, kind, what)
-        with suppress(OSError):
-            folder.rename(name, name + SET_ASIDE_SUFFIX)
-    delete_ours(folder, spares_only=True)
+        if kind != UNREADABLE:
+            with suppress(OSError):
+                folder.rename(name, name + SET_ASIDE_SUFFIX)
+    folder.clear(is_spare)
     return AdoptedJournal(folder, headers, newest) if headers else None
+
+
+def _raise_if_passing(error: OSError) -> None:
+    """Raise an error that says nothing about the file: later it may be read, so it must not count as unfit."""
+    if error.errno in _PASSING:
+        raise error
 
 
 class AdoptedJournal(Journal):
@@ -211,7 +221,12 @@ class AdoptedJournal(Journal):
         self._reader = JournalReader(survey.settled)
         segments = []
         for name, header in headers.items():
-            data = read_bytes(folder, name, HEADER_BYTES, header.size)
+            try:
+                data = read_bytes(folder, name, HEADER_BYTES, header.size)
+            except OSError as error:
+                _raise_if_passing(error)
+                survey.damage.add(header.size)
+                continue
             if len(data) < header.size - HEADER_BYTES:
                 survey.damage.add(header.size - HEADER_BYTES - len(data))
             survey.add(data, 0, header.salt)

@@ -163,9 +163,12 @@ class TestStoring:
         assert drain(adopt_one(spool)) == [1, 2, 3]
 
     def test_an_identity_that_no_header_holds_is_said_at_once(self, tmp_path: Path) -> None:
-        for url in ("redis://" + "h" * 4096, "redis://\ud800"):
-            with pytest.raises(ConfigurationError, match="durability"):
+        for url, why in (("redis://" + "h" * 3500, "too long"), ("redis://\ud800", "no text")):
+            with pytest.raises(ConfigurationError, match=f"durability: .* {why}"):
                 Journal(tmp_path, Identity("d", url, "p"))
+        longest = Journal(tmp_path, Identity("d", "\N{SNOWMAN}" * 1166, "p"))
+        fill(longest, 1, 1)
+        longest.close(keep=False)
         require_support()
 
 
@@ -398,12 +401,12 @@ class TestSyncing:
         monkeypatch.setattr(segment_file, "_sync", sync)
         journal = make(spool, durability="disk", sync_interval=0.01)
         fill(journal, 1, 3)
-        assert wait_until(lambda: "not synced" in journal.trouble)
+        assert wait_until(lambda: journal.trouble == f"{spool}: Input/output error (not synced)")
         assert journal.numbers().unsynced
         assert journal.numbers().failures
         fails = False
         assert wait_until(lambda: not journal.numbers().unsynced)
-        assert journal.trouble == ""
+        assert wait_until(lambda: journal.trouble == "")
         journal.close(keep=False)
 
 

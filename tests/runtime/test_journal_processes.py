@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import subprocess
 from pathlib import Path
 
@@ -91,9 +93,9 @@ if os.fork() == 0:
     journal.release(2000)
     assert journal.read(5, EVERYTHING) == []
     journal.close(keep=False)
-    say("child", os.getpid())
-    sys.stdin.read()
-    os._exit(0)
+    say(os.getpid())
+    while True:
+        signal.pause()
 sys.stdin.readline()
 fill(journal, 1001, 2000)
 say("parent")
@@ -102,22 +104,20 @@ os.kill(os.getpid(), signal.SIGKILL)
         process = start(script, spool)
         assert process.stdout is not None
         assert process.stdin is not None
-        assert process.stdout.readline().startswith("child")
+        child = int(process.stdout.readline())
         assert [journal for folder in orphans(spool) if (journal := adopt(folder))] == []  # the parent's lease holds
         process.stdin.write("go on\n")
         process.stdin.flush()
         assert process.stdout.readline() == "parent\n"
         process.wait(30)
-        # The child still waits for the end of its input.
+        os.kill(child, 0)  # it lives
         adopted = adopt_one(spool)
         assert drain(adopted) == list(range(1, 2001))
         adopted.close(keep=False)
-        process.stdin.close()
-        process.stdout.read()
-        process.stdout.close()
+        os.kill(child, signal.SIGKILL)
         assert process.stderr is not None
-        assert process.stderr.read() == ""
-        process.stderr.close()
+        with process.stdin, process.stdout, process.stderr:
+            assert process.stderr.read() == ""
 
     def test_children_that_nobody_told_have_no_lease_either(self, spool: Path) -> None:
         """Not even when another thread was about to take one at the fork."""
@@ -162,30 +162,35 @@ say("kept", kept)
         script = """
 lock = threading.Lock()
 journals = [make(spool, f"p{n}", durability="disk") for n in range(2)]
-def writes(journal):
-    for seq in range(1, 4001):
+stored = [0, 0]
+def writes(n):
+    journal = journals[n]
+    while not done and stored[n] < 50_000:
+        seq = stored[n] + 1
         with lock:
             assert journal.append(entry(seq, seq % 300)), journal.trouble
+        stored[n] = seq
         if seq % 100 == 0:
             journal.prepare()
-threads = [threading.Thread(target=writes, args=(journal,)) for journal in journals]
+done = False
+threads = [threading.Thread(target=writes, args=(n,)) for n in range(2)]
 for thread in threads: thread.start()
-pids = []
-while any(thread.is_alive() for thread in threads) and len(pids) < 100:
+codes = set()
+for n in range(30):
     pid = os.fork()
     if pid == 0:
         for journal in journals: journal.forget_in_child()
-        mine = make(spool, f"c{len(pids)}")
+        mine = make(spool, f"c{n}")
         fill(mine, 1, 50)
         mine.close(keep=True)
         os._exit(0)
-    pids.append(pid)
+    codes.add(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+done = True
 for thread in threads: thread.join()
-codes = {os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids}
 for journal in journals: journal.close(keep=True)
-say(len(pids), *codes)
+say(*stored, *codes)
 """
-        children, code = map(int, run(script, spool).split())
+        *stored, code = map(int, run(script, spool).split())
         assert code == 0
         found = {}
         for folder in orphans(spool):
@@ -194,8 +199,8 @@ say(len(pids), *codes)
             assert adopted.damaged == 0
             found[folder.name] = drain(adopted)
             adopted.close(keep=False)
-        assert found.pop("p0") == found.pop("p1") == list(range(1, 4001))
-        assert list(found.values()) == [list(range(1, 51))] * children
+        assert [found.pop("p0"), found.pop("p1")] == [list(range(1, last + 1)) for last in stored]
+        assert list(found.values()) == [list(range(1, 51))] * 30
 
 
 def test_a_signal_handler_may_append_in_the_middle_of_anything(spool: Path) -> None:

@@ -61,7 +61,8 @@ class TestFormat:
         assert msgspec.msgpack.decode(body) == [7, fields, "dead", True]
 
     def test_a_settlement_has_the_number_0(self) -> None:
-        assert msgspec.msgpack.decode(pack_settlement([(1, 3), (5, 5)], 0)[FRAME_BYTES:]) == [0, [[1, 3], [5, 5]]]
+        said = pack_settlement([(1, 3), (5, 5)], 0, undeclared=True)[FRAME_BYTES:]
+        assert msgspec.msgpack.decode(said) == [0, [[1, 3], [5, 5]], True]
 
     def test_a_header_is_there_twice(self) -> None:
         packed = pack_header(header())
@@ -154,6 +155,14 @@ class TestReading:
         found = survey(*data)
         assert (found.unsettled(), found.first, found.last, found.missing()) == (2, 1, 5, [])
 
+    def test_what_was_dropped_is_undeclared_until_a_later_settlement_says_otherwise(self) -> None:
+        dropped = pack_settlement([(2, 9), (20, 20)], SALT, undeclared=True)
+        data = pack_header(header()) + b"".join([frame(FIVE[0]), dropped, frame([(1, 1), (3, 5)]), frame(stored(30))])
+        found = survey(data)
+        assert list(found.settled) == [(1, 9), (20, 20)]
+        assert list(found.undeclared) == [(2, 2), (6, 9), (20, 20)]
+        assert numbers(data) == [30]
+
     def test_the_later_copy_of_a_number_is_the_one(self) -> None:
         again = stored(3, b"again")
         expected = [*FIVE[:2], again, *FIVE[3:]]
@@ -209,6 +218,7 @@ class TestReading:
             msgspec.msgpack.encode([0, [[2, 1]]]),
             msgspec.msgpack.encode([0, [[0, 1]]]),
             msgspec.msgpack.encode([0, [[1, 1 << 63]]]),
+            msgspec.msgpack.encode([0, [[1, 1]], "yes"]),
             b"\x92\x00" + b"\x91" * 50_000,
             msgspec.msgpack.encode([0, [[n, n] for n in range(20_000)]]),
         ],
