@@ -24,10 +24,10 @@ from urllib.parse import parse_qsl, urlsplit
 
 from streamll.cli.interrupt import postponed_interruptions
 from streamll.cli.output import conceal, consumers_heard, say, write_line
-from streamll.consumers import Consumer, FileConsumer, RabbitMQConsumer, Received, RedisConsumer, consumer_for
+from streamll.consumers import Consumer, FileConsumer, Received, RedisConsumer, consumer_for
 from streamll.consumers.rabbitmq import NO_STREAM
 from streamll.errors import ConfigurationError, ConsumerError
-from streamll.views.audit import Audit
+from streamll.views.audit import Audit, AuditReport
 from streamll.views.audit_text import audit_lines, verdict
 from streamll.views.audit_watch import Watch
 from streamll.views.line import HARMFUL
@@ -75,31 +75,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Audit a source."""
-    try:
-        consumer = _consumer(arguments)
-        letters, implied = _dead_letters(arguments)
-        return _audit(arguments, consumer, letters, implied)
-    except ConsumerError as error:
-        remedy = "; say --drain to empty it, or --follow its exchange" if NO_STREAM in str(error) else ""
-        say(f"{error}{remedy}")
-        return NOT_JUDGED
-
-
-def _audit(arguments: argparse.Namespace, consumer: Consumer, letters: Consumer | None, implied: bool) -> int:
     audit = Audit()
     watch = Watch(audit, arguments.grace)
+    # What was followed or drained cannot be read again: it ends with its outcome, whatever it is that ends it.
+    unrepeatable = arguments.follow or arguments.drain
+    failed = False
     with ExitStack() as open_things:
-        open_things.enter_context(consumers_heard(letters.shown if letters and implied else ""))
-        open_things.enter_context(consumer)
+        consumer = open_things.enter_context(_consumer(arguments))
+        letters, implied = _dead_letters(arguments)
         if letters:
             open_things.enter_context(letters)
-        if arguments.follow:
-            stopped = open_things.enter_context(postponed_interruptions("", terminations=True))
-            _follow(arguments, audit, watch, consumer, letters, stopped)
-        else:
-            _read(audit, consumer, arguments.drain, lambda: False)
-            _read_dead_letters(audit, letters)
-    return _conclude(arguments, consumer, audit, watch.waiting if arguments.follow else 0)
+        open_things.enter_context(consumers_heard(letters.shown if letters and implied else ""))
+        stopped = open_things.enter_context(postponed_interruptions("", terminations=True)) if unrepeatable else _never
+        try:
+            if arguments.follow:
+                _follow(arguments, audit, watch, consumer, letters, stopped)
+            else:
+                _read(audit, consumer, arguments.drain, stopped)
+                _read_dead_letters(audit, letters)
+        except ConsumerError as error:
+            failed = True
+            remedy = "; say --drain to empty it, or --follow its exchange" if NO_STREAM in str(error) else ""
+            say(f"{error}{remedy}")
+    report = audit.report()
+    empty = not report.producers and not report.forgotten
+    if empty and not failed and not arguments.follow:
+        say(f"{consumer.shown}: has no events of streamll, so there is nothing to judge")
+    if (empty and not arguments.follow) or (failed and (empty or not unrepeatable)):
+        return NOT_JUDGED
+    code = _conclude(arguments, consumer.shown, report, watch.waiting if arguments.follow else 0)
+    if stopped() and not arguments.follow:
+        raise KeyboardInterrupt
+    return NOT_JUDGED if failed else code
+
+
+def _never() -> bool:
+    return False
 
 
 def _follow(
@@ -156,23 +167,20 @@ def _read_dead_letters(audit: Audit, letters: Consumer | None) -> None:
     """Take in the dead letters that are there."""
     if letters is None:
         return
+    untaken = 0
     for item in letters:
         audit.add_dead_letter(item.producer, item.seq)
-    if letters.stats().received >= _MOST_UNTAKEN and isinstance(letters, RabbitMQConsumer):
+        untaken += item.ticket is not None
+    if untaken >= _MOST_UNTAKEN:
         say(f"{letters.shown}: no more than {_MOST_UNTAKEN:,} messages of it can be read without taking them")
 
 
-def _conclude(arguments: argparse.Namespace, consumer: Consumer, audit: Audit, waiting: int) -> int:
+def _conclude(arguments: argparse.Namespace, source: str, report: AuditReport, waiting: int) -> int:
     """Say what was found; returns the exit code."""
-    report = audit.report()
-    empty = not report.producers and not report.forgotten
-    if empty and not arguments.follow:
-        say(f"{consumer.shown}: has no events of streamll, so there is nothing to judge")
-        return NOT_JUDGED
     code = LOSS if report.total.undeclared > waiting else COMPLETE
     if arguments.json:
         outcome = {"status": code, "verdict": verdict(report, waiting), "waiting": waiting}
-        _write_json({"source": conceal(consumer.shown), **outcome, **asdict(report)})
+        _write_json({"source": conceal(source), **outcome, **asdict(report)})
     else:
         for line in audit_lines(report, waiting):
             write_line(line)

@@ -142,6 +142,30 @@ class TestQueues:
         assert wait_until(lambda: broker.waiting() == 0)
         assert "nothing to judge" in audit(url, "--drain", code=2).stderr
 
+    def test_draining_that_is_interrupted_says_what_was_taken(
+        self, broker: Broker, following: Callable[..., Following]
+    ) -> None:
+        url = broker.queue()
+        broker.add(1, 2, 3)
+        command = following(url, "--drain")
+        command.change("producer")
+        assert wait_until(lambda: broker.waiting() == 0)
+        code, found = command.end()
+        assert (code, found["total"]["events"]) == (0, 3)
+
+    def test_a_queue_that_goes_away_while_it_is_drained(
+        self, broker: Broker, following: Callable[..., Following]
+    ) -> None:
+        url = broker.queue()
+        broker.add(1, 3)
+        command = following(f"{url}&retry_bound=0.1", "--drain", "--grace", "0")
+        command.until("undeclared")
+        broker.channel.queue_delete(broker.name)
+        assert command.process.wait(30.0) == 2
+        code, found = command.end()
+        assert (code, found["status"], found["total"]["events"]) == (2, 1, 2)
+        assert "does not exist" in "".join(command.errors)
+
     def test_a_queue_that_is_not_there(self, broker: Broker) -> None:
         assert "does not exist" in audit(f"{broker.server}?queue={broker.name}", code=2).stderr
 
