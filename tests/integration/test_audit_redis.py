@@ -12,7 +12,7 @@ import redis
 
 from streamll import codec
 from streamll.consumers import RedisConsumer
-from streamll.models import StreamllEvent
+from streamll.models import PRIORITIES, StreamllEvent
 from streamll.sinks.redis import RedisSink
 from tests.fixtures.redis import RedisEndpoint, RedisServer
 from tests.fixtures.waiting import wait_until
@@ -68,6 +68,26 @@ class TestReading:
         assert counted(row) == {"events": 3000}
         assert row["producer"] == sink.stats().producer
         assert found["whole"]
+
+    def test_what_a_sink_had_to_drop(self, own_redis: Callable[..., RedisServer]) -> None:
+        """The sink's own account and what is in the broker say the same."""
+        server = own_redis()
+        with RedisSink(url=server.url, buffer_size=200, batch_size=50, send_timeout=1.0, retry_bound=0.1) as sink:
+            assert all(sink.handle_event(EVENT) for _ in range(100))
+            assert sink.flush()
+            server.freeze()
+            for number in range(1000):
+                sink.handle_event(StreamllEvent(event_type="t", priority=PRIORITIES[number % 3]))
+            server.thaw()
+            assert wait_until(sink.flush)
+        stats = sink.stats()
+        dropped = {reason: number for reason, number in stats.dropped.items() if number}
+        assert sum(dropped.values()) > 0
+        found = outcome(server.url, code=0)
+        (row,) = found["producers"]
+        assert (row["counts"]["events"], row["counts"]["declared"]) == (stats.delivered, sum(dropped.values()))
+        assert row["reasons"] == dropped
+        assert row["closed"]
 
     def test_several_producers(self, stream: Stream) -> None:
         stream.add(1, 2, 3)
