@@ -29,8 +29,8 @@ from time import time_ns
 from streamll.delivery.outcome import Entry
 from streamll.errors import ConfigurationError
 from streamll.options import MIB
-from streamll.runtime import lease
 from streamll.runtime.journal_reader import JournalReader
+from streamll.runtime.lease import require_support
 from streamll.runtime.ranges import RangeSet
 from streamll.runtime.segment import (
     FRAME_BYTES,
@@ -45,9 +45,6 @@ from streamll.runtime.segment import (
 from streamll.runtime.segment_chain import NoRoomError, SegmentChain
 from streamll.runtime.segment_file import SegmentFile
 from streamll.runtime.syncer import Syncer
-
-require_support = lease.require_support
-"""Raise a ConfigurationError where a journal cannot be had; for the constructor of a sink."""
 
 PROCESS, DISK = "process", "disk"
 
@@ -96,13 +93,6 @@ class JournalNumbers:
     damaged: int
 
 
-def key_of(destination: str) -> str:
-    """The name of a destination's folder in a spool: 16 hex digits."""
-    import hashlib  # takes milliseconds, and only who keeps a journal needs it
-
-    return hashlib.sha256(destination.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
 class Journal:
     """The segments of one producer. It touches no disk until something is to be stored.
 
@@ -141,14 +131,14 @@ class Journal:
             )
         self._segment_bytes = segment_bytes
         self._chain = SegmentChain(
-            self.spool_dir, key_of(identity.destination), identity.producer, self._header, segment_bytes, spool_bytes
+            self.spool_dir, identity.destination, identity.producer, self._header, segment_bytes, spool_bytes
         )
         self._refusal = self._sync_trouble = ""
         self._sync_failures = 0
         # Settlements that are not stored yet: of what readers need not be told, and of what they have not been told.
         self._pending = {undeclared: RangeSet(limit=_MOST_PENDING) for undeclared in (True, False)}
         self._closed = False
-        self._syncing = threading.Lock()
+        self._syncing = threading.RLock()  # a signal handler may close the journal in the middle of a sync
         self._syncer = Syncer(self.sync, sync_interval) if identity.durability == DISK else None
         self._reader = JournalReader()
 
@@ -378,9 +368,7 @@ class Journal:
             self._store_pending()
         self._closed = True
         if self._syncer is not None:
-            self._syncer.stop()
-            if keep:
-                self.sync()
+            self._syncer.stop(sync=keep)
         self._chain.close(delete=not keep)
 
     def forget_in_child(self) -> None:
@@ -390,5 +378,5 @@ class Journal:
         """
         self._closed = True
         self._syncer = None
-        self._syncing = threading.Lock()
+        self._syncing = threading.RLock()
         self._chain.forget_in_child()

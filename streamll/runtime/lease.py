@@ -22,7 +22,7 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from weakref import WeakSet
@@ -38,6 +38,7 @@ _BUSY = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES})
 _NOT_OURS = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EMLINK, errno.EPERM})
 
 _PRIVATE = 0o700
+_KEY_LENGTH = 16
 
 _being_opened: set[Path] = set()
 """Folders that some thread is opening at this moment; see `_forget_in_child`."""
@@ -45,18 +46,51 @@ _being_opened: set[Path] = set()
 _open_folders: WeakSet[Folder] = WeakSet()
 
 
-def is_supported() -> bool:
-    """Whether this system has what a lease needs; Windows has not."""
-    return sys.platform != "win32"
-
-
 def require_support() -> None:
-    """Raise a ConfigurationError where events cannot be kept on disk safely."""
-    if not is_supported():
+    """Raise a ConfigurationError where events cannot be kept on disk safely; for the constructor of a sink."""
+    if sys.platform == "win32":
         raise ConfigurationError(
             "durability needs file locks that end with the process (flock), which this system does not have; "
             "use durability='memory'"
         )
+
+
+def key_of(destination: str) -> str:
+    """The name of a destination's folder in a spool: 16 hex digits."""
+    import hashlib  # takes milliseconds, and only who keeps events on disk needs it
+
+    return hashlib.sha256(destination.encode()).hexdigest()[:_KEY_LENGTH]
+
+
+def folders_in(spool_dir: Path) -> Iterator[Path]:
+    """The folders of all producers in a spool, and those that are being made; nothing else is looked at."""
+    for key in _subfolders(spool_dir):
+        if len(key) == _KEY_LENGTH and not key.strip("0123456789abcdef"):
+            yield from folders_of(spool_dir / key)
+
+
+def folders_of(parent: Path) -> Iterator[Path]:
+    """The folders of the producers of one destination."""
+    return map(parent.joinpath, _subfolders(parent))
+
+
+def _subfolders(path: Path) -> list[str]:
+    try:
+        with os.scandir(path) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    except OSError:
+        return []
+
+
+def bytes_in(spool_dir: Path) -> int:
+    """The bytes of all files of a spool, as far as they can be seen."""
+    total = 0
+    for folder in folders_in(spool_dir):
+        with suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                with suppress(OSError):
+                    total += entry.stat(follow_symlinks=False).st_size
+    return total
 
 
 class Folder:

@@ -18,7 +18,7 @@ from itertools import count
 from pathlib import Path
 from time import monotonic
 
-from streamll.runtime.lease import Folder
+from streamll.runtime.lease import Folder, bytes_in, key_of
 from streamll.runtime.segment import FRAME_BYTES, HEADER_BYTES, LARGEST_SEGMENT, LEAST_SEGMENT, pack_frame
 from streamll.runtime.segment_file import SegmentFile
 
@@ -49,8 +49,8 @@ class SegmentChain:
 
     Args:
         spool_dir: The whole spool.
-        key: The name of the destination's folder in it.
-        producer: That of the producer's folder.
+        destination: Where the events go.
+        producer: Whose they are: the name of the folder.
         make_header: Makes the headers.
         segment_bytes: The bytes of a segment; the first ones are smaller.
         spool_bytes: What all files of the spool may take.
@@ -68,7 +68,7 @@ class SegmentChain:
     def __init__(
         self,
         spool_dir: Path,
-        key: str,
+        destination: str,
         producer: str,
         make_header: MakeHeader,
         segment_bytes: int,
@@ -83,7 +83,7 @@ class SegmentChain:
         self.trouble = ""
         self.failures = 0
         self.is_new = False
-        self._parent = spool_dir / key
+        self._parent = spool_dir / key_of(destination)
         self._producer = producer
         self._make_header = make_header
         self._segment_bytes = min(max(segment_bytes, LEAST_SEGMENT), LARGEST_SEGMENT)
@@ -404,16 +404,3 @@ def is_spare(name: str) -> bool:
 
 def _is_ours(name: str) -> bool:
     return is_spare(name) or index_of(name) > 0
-
-
-def bytes_in(folder: Path) -> int:
-    """The bytes of all files in a folder and those below it, as far as they can be seen."""
-    total = 0
-    with suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            with suppress(OSError):
-                if entry.is_dir(follow_symlinks=False):
-                    total += bytes_in(Path(entry.path))
-                else:
-                    total += entry.stat(follow_symlinks=False).st_size
-    return total

@@ -19,9 +19,9 @@ from pathlib import Path
 from time import time
 
 from streamll.delivery.outcome import Entry
-from streamll.runtime.journal import Identity, Journal, key_of
+from streamll.runtime.journal import Identity, Journal
 from streamll.runtime.journal_reader import JournalReader, read_bytes
-from streamll.runtime.lease import Folder
+from streamll.runtime.lease import Folder, folders_in, folders_of, key_of
 from streamll.runtime.segment import (
     FOREIGN,
     HEADER_BYTES,
@@ -49,7 +49,6 @@ set_aside = Tally()
 _UNBOUNDED = 1 << 62
 _STALE = 60.0
 _PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.ESTALE})
-_KEY_LENGTH = 16
 
 _said: set[tuple[str, str]] = set()
 
@@ -61,25 +60,10 @@ def orphans(spool_dir: Path, destination: str | None = None) -> Iterator[Path]:
         spool_dir: The spool; nothing is in one that does not exist.
         destination: Where the events go, as `Identity` has it; None: anywhere.
     """
-    keys = [key_of(destination)] if destination is not None else _names(spool_dir)
-    found = []
-    for key in keys:
-        if len(key) != _KEY_LENGTH:
-            continue
-        for producer in _names(spool_dir / key):
-            path = spool_dir / key / producer
-            created = _look(path)
-            if created is not None:
-                found.append((created, path))
-    for _, path in sorted(found):
-        yield path
-
-
-def _names(path: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False))
-    except OSError:
-        return []
+    folders = folders_in(spool_dir) if destination is None else folders_of(spool_dir / key_of(destination))
+    found = [(created, folder) for folder in folders if (created := _look(folder)) is not None]
+    for _, folder in sorted(found):
+        yield folder
 
 
 def _look(path: Path) -> int | None:

@@ -29,6 +29,7 @@ class Syncer:
         self._due = Wakeup()
         self._ended = Wakeup()
         self._is_over = False
+        self._last_sync = False
         self._thread: threading.Thread | None = None
 
     def due(self) -> None:
@@ -38,7 +39,7 @@ class Syncer:
             thread = threading.Thread(target=self._run, name="streamll-sync", daemon=True)
             try:
                 thread.start()
-            except RuntimeError:  # no thread can be started any more: closing the journal syncs
+            except RuntimeError:  # no thread can be started any more: `stop` syncs
                 self._is_over = True
                 return
             self._thread = thread
@@ -46,16 +47,25 @@ class Syncer:
     def _run(self) -> None:
         mute_this_thread()
         while not self._is_over:
-            if self._due.wait(threading.TIMEOUT_MAX) and not self._is_over:
-                self._ended.wait(self._interval)
-                if not self._sync():
-                    self._due.set()
-                    self._ended.wait(_RETRY_AFTER)
+            self._due.wait(threading.TIMEOUT_MAX)
+            self._ended.wait(self._interval)
+            if not self._is_over and not self._sync():
+                self._due.set()
+                self._ended.wait(_RETRY_AFTER)
+        if self._last_sync:
+            self._sync()
 
-    def stop(self) -> None:
-        """End the thread, and wait until a sync that is under way is over; at most `_JOIN` seconds."""
+    def stop(self, sync: bool) -> None:
+        """End the thread, and wait for it, at most `_JOIN` seconds: a disk that hangs keeps nobody from leaving.
+
+        Args:
+            sync: Sync a last time.
+        """
+        self._last_sync = sync
         self._is_over = True
         self._ended.set()
         self._due.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
+        if self._thread is not None:
             self._thread.join(_JOIN)
+        elif sync:
+            self._sync()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import stat
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -12,8 +14,9 @@ import pytest
 
 from streamll.delivery.outcome import Entry
 from streamll.errors import ConfigurationError
-from streamll.runtime import segment_file
-from streamll.runtime.journal import Identity, Journal, key_of, require_support
+from streamll.runtime import segment_file, syncer
+from streamll.runtime.journal import Identity, Journal
+from streamll.runtime.lease import key_of, require_support
 from streamll.runtime.segment import HEADER_BYTES, read_header
 from tests.fixtures.waiting import wait_until
 from tests.runtime.journals import (
@@ -389,6 +392,41 @@ class TestSyncing:
         assert len(synced) == 1
         assert drain(adopt_one(spool)) == [1, 2, 3]
 
+    def test_a_disk_that_hangs_keeps_nobody_from_leaving(self, spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        hangs = threading.Event()
+        began = threading.Event()
+
+        def hang(*_: object) -> None:
+            began.set()
+            hangs.wait(60)
+
+        monkeypatch.setattr(segment_file, "_sync", hang)
+        monkeypatch.setattr(syncer, "_JOIN", 0.05)
+        journal = make(spool, durability="disk", sync_interval=0.001)
+        fill(journal, 1, 3)
+        assert began.wait(30)
+        assert journal.numbers().unsynced
+        journal.close(keep=True)
+        assert drain(adopt_one(spool)) == [1, 2, 3]
+        hangs.set()
+
+    def test_the_last_sync_does_not_wait_for_its_turn(self, spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        synced: list[int] = []
+        monkeypatch.setattr(segment_file, "_sync", lambda descriptor, _: synced.append(descriptor))
+        journal = make(spool, durability="disk", sync_interval=3600)
+        fill(journal, 1, 3)
+        assert not synced
+        journal.close(keep=True)
+        assert synced
+
+    def test_what_is_deleted_is_not_synced(self, spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        synced: list[int] = []
+        monkeypatch.setattr(segment_file, "_sync", lambda descriptor, _: synced.append(descriptor))
+        journal = make(spool, durability="disk", sync_interval=3600)
+        fill(journal, 1, 3)
+        journal.close(keep=False)
+        assert not synced
+
     def test_a_failure_is_said_and_tried_again(self, spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         real = segment_file._sync
         fails = True
@@ -410,10 +448,13 @@ class TestSyncing:
         journal.close(keep=False)
 
 
+IN_THE_JOURNAL = tuple(
+    f"/runtime/{name}.py" for name in "journal segment_chain segment_file ranges lease syncer journal_reader".split()
+)
+
+
 def in_the_journal(filename: str) -> bool:
-    return filename.endswith(
-        tuple(f"/runtime/{name}.py" for name in "journal segment_chain segment_file ranges".split())
-    )
+    return filename.endswith(IN_THE_JOURNAL)
 
 
 class TestInterrupts:
@@ -473,3 +514,36 @@ class TestInterrupts:
             assert not set(read) & set(range(20, 26))
             adopted.close(keep=False)
         assert steps > 30
+
+    @pytest.mark.parametrize("what", ["prepare", "release", "read"])
+    def test_what_the_worker_calls(self, tmp_path: Path, what: str) -> None:
+        step = steps = 0
+        while step <= steps:
+            step += 7 if what == "read" else 1
+            spool = tmp_path / str(step)
+            journal = make(spool)
+            fill(journal, 1, 45, size=2500)
+            journal.settle([(1, 25)])
+            calls: dict[str, Callable[[], object]] = {
+                "prepare": journal.prepare,
+                "release": partial(journal.release, 26),
+                "read": partial(journal.read, 99, EVERYTHING),
+            }
+            with interrupted_at(step, in_the_journal) as count:
+                try:
+                    calls[what]()
+                except KeyboardInterrupt:
+                    pass
+            steps = count[0]
+            fill(journal, 46, 100, size=2500)
+            journal.prepare()
+            journal.release(26)
+            journal.seek(26)
+            assert drain(journal) == list(range(26, 101))
+            journal.close(keep=step % 2 == 0)
+            if step % 2 == 0:
+                adopted = adopt_one(spool)
+                assert (adopted.damaged, drain(adopted)) == (0, list(range(26, 101)))
+                adopted.close(keep=False)
+            assert files(spool) == []
+        assert steps > 10

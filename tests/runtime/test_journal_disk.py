@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from streamll.runtime import segment_chain
-from streamll.runtime.journal import Journal, key_of
+from streamll.runtime.journal import Journal
+from streamll.runtime.lease import key_of
 from tests.fixtures.waiting import wait_until
 from tests.runtime.journals import DESTINATION, EVERYTHING, SMALL, adopt_one, drain, entry, files, fill, make, run
 
@@ -137,12 +138,20 @@ class TestSpoolBytes:
         monkeypatch.setattr(segment_chain, "_LOOK_AFTER", 0.0)
         one, other = make(spool, "one", spool_bytes=4 * SMALL), make(spool, "other", spool_bytes=4 * SMALL)
         until_refused(other)
-        fill(one, 1, 1) if one.append(entry(1)) else None
+        assert not one.append(entry(1))
         assert one.fill > 0.9
         other.close(keep=False)
         one.prepare()
         assert one.fill < 0.1
         one.close(keep=False)
+
+    def test_only_what_is_of_a_spool_counts(self, spool: Path) -> None:
+        for place in ("large", "0123456789abcdef.txt", "somebody's/folder", "0123456789ABCDEF/p"):
+            (spool / place).parent.mkdir(parents=True, exist_ok=True)
+            (spool / place).write_bytes(bytes(4 * SMALL))
+        journal = make(spool, spool_bytes=SMALL)
+        fill(journal, 1, 1)
+        journal.close(keep=False)
 
     def test_room_that_is_released_is_used_at_once(self, spool: Path) -> None:
         journal = make(spool, spool_bytes=4 * SMALL)

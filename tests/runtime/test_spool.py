@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from streamll.runtime import spool as module
-from streamll.runtime.journal import Identity, Journal, key_of
+from streamll.runtime.journal import Identity, Journal
+from streamll.runtime.journal_reader import read_bytes
+from streamll.runtime.lease import Folder, key_of
 from streamll.runtime.segment import HEADER_BYTES, pack_header
 from streamll.runtime.spool import AdoptedJournal, adopt, orphans
 from streamll.tally import Tally
@@ -409,6 +411,49 @@ class TestSettingAside:
         assert [message.rpartition(": ")[2] for message in caplog.messages] == ["Input/output error"]
         monkeypatch.undo()
         assert isinstance(adopt(folder), AdoptedJournal)
+
+
+def test_a_process_without_descriptors_takes_nothing_for_damaged(spool: Path) -> None:
+    leave(spool, last=3000)
+    before = files(spool)
+    script = """
+import resource
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+(folder,) = orphans(spool)
+used = len(os.listdir("/dev/fd")) - 1
+for more in range(6):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + more, hard))
+    adopted = adopt(folder)
+    if adopted is not None:
+        say("adopted with", more)
+        adopted.settle([(1, 5)])
+        adopted.close(keep=True)
+"""
+    assert run(script, spool).split()[-1] == "5"
+    assert set(files(spool)) >= set(before)
+    adopted = adopt_one(spool)
+    assert drain(adopted) == list(range(6, 3001))
+    assert (adopted.damaged, adopted.missing) == (0, [])
+    adopted.close(keep=False)
+
+
+def test_a_segment_on_a_bad_sector(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = leave(spool, last=3000)
+    victim = sorted(path.name for path in folder.glob("*.segment"))[1]
+    real = read_bytes
+
+    def read(of: Folder, name: str, start: int, end: int) -> bytes:
+        if name == victim and end > HEADER_BYTES:
+            raise OSError(5, "Input/output error")
+        return real(of, name, start, end)
+
+    monkeypatch.setattr(module, "read_bytes", read)
+    adopted = adopt_one(spool)
+    assert adopted.damaged == 1
+    assert len(adopted.missing) == 1
+    assert len(drain(adopted)) == adopted.unsettled < 3000
+    adopted.close(keep=False)
+    assert files(spool) == [victim]  # it may be read another day
 
 
 ADOPTS = """
