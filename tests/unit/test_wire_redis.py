@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streamll.errors import ConfigurationError, DecodeError
+from streamll.wire.entry import WireEntry
 from streamll.wire.redis import (
     FENCE_SCRIPT,
     STEP,
@@ -16,6 +19,7 @@ from streamll.wire.redis import (
     Keys,
     Trim,
     decode_entry,
+    decode_fields,
     fence_command,
     fence_script_sha,
     hash_slot,
@@ -176,3 +180,26 @@ def test_an_entry_of_somebody_else() -> None:
 def test_an_entry_that_cannot_be_read(fields: dict[bytes | str, bytes | str], message: str) -> None:
     with pytest.raises(DecodeError, match=message):
         decode_entry(fields)
+
+
+@given(st.lists(st.sampled_from([b"event", b"producer", b"seq", b"reason", b"other"]), unique=True), st.binary())
+def test_fields_in_turn_are_read_as_a_map_of_them(names: list[bytes], value: bytes) -> None:
+    """The way that is quick for what a sink writes, and the one for all else, see the same."""
+
+    def read(how: Callable[[], WireEntry]) -> object:
+        try:
+            return how()
+        except DecodeError as error:
+            return str(error)
+
+    for number in (value, b"7"):
+        pairs: list[tuple[bytes, bytes]] = [(name, number if name == b"seq" else value) for name in names]
+        flat = [part for pair in pairs for part in pair]
+        assert read(partial(decode_fields, flat)) == read(partial(decode_entry, dict(pairs)))
+
+
+def test_fields_as_a_sink_writes_them() -> None:
+    flat = [b"event", b"{}", b"producer", b"p", b"seq", b"12"]
+    assert decode_fields(flat) == WireEntry(b"{}", "p", 12)
+    with pytest.raises(DecodeError, match="not a number"):
+        decode_fields([*flat[:5], b"-12"])
