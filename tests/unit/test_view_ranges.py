@@ -1,55 +1,62 @@
-"""Sets of numbers as ranges, against sets of numbers."""
+"""Numbers as ranges: they are the set that they say, and none touches another."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamll.runtime.ranges import RangeSet
+from streamll.views.ranges import Ranges
 
-ranges = st.tuples(st.integers(1, 40), st.integers(0, 6)).map(lambda pair: (pair[0], pair[0] + pair[1] - 1))
-changes = st.lists(st.tuples(st.sampled_from(["add", "remove"]), ranges), max_size=30)
-
-
-def whole(first: int, last: int) -> set[int]:
-    return set(range(first, last + 1))
+PAIRS = st.lists(st.tuples(st.integers(1, 60), st.integers(0, 8)).map(lambda pair: (pair[0], pair[0] + pair[1])))
 
 
-@given(changes, ranges)
-def test_it_holds_what_a_set_of_numbers_would(
-    steps: list[tuple[str, tuple[int, int]]], window: tuple[int, int]
-) -> None:
-    held, model = RangeSet(), set[int]()
-    for step, (first, last) in steps:
-        if step == "add":
-            held.add(first, last)
-            model |= whole(first, last)
-        else:
-            held.remove(first, last)
-            model -= whole(first, last)
-    assert set().union(*(whole(*pair) for pair in held)) == model
-    assert held.count() == len(model)
-    assert [number in held for number in range(50)] == [number in model for number in range(50)]
-    pairs = list(held)
-    assert len(held) == len(pairs)
-    assert all(first <= last for first, last in pairs)
-    assert all(one[1] + 1 < other[0] for one, other in zip(pairs, pairs[1:], strict=False))  # as few as can be
-    assert set().union(*(whole(*gap) for gap in held.gaps(*window))) == whole(*window) - model
-    assert list(RangeSet(pairs)) == pairs
+def numbers(ranges: Ranges) -> set[int]:
+    """The numbers, once it is sure that the ranges are in order and apart."""
+    before = -1
+    for first, last in ranges:
+        assert before + 1 < first <= last
+        before = last
+    return {number for first, last in ranges for number in range(first, last + 1)}
 
 
-def test_numbers_may_be_as_far_apart_as_they_like() -> None:
-    held = RangeSet([(1, 1 << 62)])
-    held.remove(5, (1 << 62) - 5)
-    assert list(held.gaps(1, 1 << 62)) == [(5, (1 << 62) - 5)]
-    assert held.count() == 9
+def plain(pairs: list[tuple[int, int]]) -> set[int]:
+    return {number for first, last in pairs for number in range(first, last + 1)}
 
 
-def test_it_is_bounded() -> None:
-    held = RangeSet([(1, 1), (3, 3)], limit=2)
-    held.add(5, 5)
-    assert list(held) == [(1, 1), (3, 3)]
-    assert held.refused == 1
-    held.add(2, 2)  # joins what there is
-    held.add(5, 5)
-    assert list(held) == [(1, 3), (5, 5)]
+@given(PAIRS)
+def test_made_at_once_or_one_by_one_they_are_the_same_set(pairs: list[tuple[int, int]]) -> None:
+    one_by_one = Ranges()
+    for pair in pairs:
+        one_by_one.add(*pair)
+    assert list(one_by_one) == list(Ranges(pairs))
+    assert numbers(one_by_one) == plain(pairs)
+    assert one_by_one.total == len(plain(pairs))
+    assert all((number in one_by_one) == (number in plain(pairs)) for number in range(70))
+
+
+@given(PAIRS, PAIRS, PAIRS)
+def test_they_combine_as_sets_do(a: list[tuple[int, int]], b: list[tuple[int, int]], c: list[tuple[int, int]]) -> None:
+    ours, others, more = Ranges(a), Ranges(b), Ranges(c)
+    assert numbers(ours.joined(others, more)) == plain(a) | plain(b) | plain(c)
+    assert numbers(ours.without(others)) == plain(a) - plain(b)
+    assert numbers(ours.within(others)) == plain(a) & plain(b)
+    assert list(ours) == list(Ranges(a))  # nothing of it was changed
+
+
+@given(PAIRS, st.integers(0, 70))
+def test_what_is_cut_off_is_gone(pairs: list[tuple[int, int]], line: int) -> None:
+    ranges = Ranges(pairs)
+    below = ranges.cut_off(line)
+    assert numbers(below) == {number for number in plain(pairs) if number <= line}
+    assert numbers(ranges) == {number for number in plain(pairs) if number > line}
+
+
+def test_the_largest_numbers_cost_no_more() -> None:
+    huge = Ranges([(1, 2**70)])
+    assert huge.total == 2**70
+    assert list(huge.without(Ranges([(5, 5), (2**69, 2**71)]))) == [(1, 4), (6, 2**69 - 1)]
+
+
+def test_they_are_shown() -> None:
+    assert repr(Ranges([(3, 4), (1, 1)])) == "Ranges([(1, 1), (3, 4)])"
+    assert len(Ranges([(3, 4), (1, 1)])) == 2
