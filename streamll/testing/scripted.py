@@ -147,7 +147,8 @@ class ScriptedSink(Sink):
     """A sink over a ScriptedTransport.
 
     Args:
-        transport: The transport.
+        transport: The transport; or a function from a producer's id to one, for a sink that may need several: it makes
+            one for each dead process whose events it finds in its spool.
         name, event_filter, on_delivery, pipeline, retry_wait, options: As for every sink.
     """
 
@@ -155,7 +156,7 @@ class ScriptedSink(Sink):
 
     def __init__(
         self,
-        transport: ScriptedTransport,
+        transport: ScriptedTransport | Callable[[str], ScriptedTransport],
         *,
         name: str = "",
         event_filter: Any = None,
@@ -164,10 +165,9 @@ class ScriptedSink(Sink):
         retry_wait: Any = None,
         **options: Any,
     ) -> None:
-        self.transport = transport
         super().__init__(
             destination="scripted",
-            transport=lambda producer: transport,
+            transport=(lambda producer: transport) if isinstance(transport, ScriptedTransport) else transport,
             options=SinkOptions.from_mapping(options),
             name=name,
             event_filter=event_filter,

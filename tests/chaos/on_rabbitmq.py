@@ -13,8 +13,9 @@ import pika.exceptions
 from streamll.codec import decode
 from streamll.sinks.base import Sink
 from streamll.sinks.rabbitmq import RabbitMQSink
+from tests.chaos.crashes import Crashes
 from tests.chaos.oracle import Found, Place
-from tests.chaos.real import RealScenario, Rule
+from tests.chaos.real import Rule
 from tests.fixtures.rabbitmq import RabbitMQServer
 from tests.fixtures.waiting import wait_until
 
@@ -31,7 +32,7 @@ def start_rabbitmq() -> RabbitMQServer:
     return server
 
 
-class RabbitMQScenario(RealScenario):
+class RabbitMQScenario(Crashes):
     """One scenario on RabbitMQ: every event at least once, and the first of each in the order of its producer."""
 
     name: ClassVar[str] = "rabbitmq"
@@ -42,10 +43,13 @@ class RabbitMQScenario(RealScenario):
         """See RealScenario."""
         return self.server.port
 
-    def make_sink(self, **options: Any) -> Sink:
+    def name_places(self) -> None:
         """See RealScenario."""
         self.exchange = f"chaos-{self.seed}-{uuid4().hex}"
         self.alarmed: set[str] = set()
+
+    def make_sink(self, **options: Any) -> Sink:
+        """See RealScenario."""
         parts = urlsplit(self.server.url)
         login = parts.netloc.rpartition("@")[0]
         url = urlunsplit(parts._replace(netloc=f"{login}@{self.proxy.host}:{self.proxy.port}"))
@@ -60,9 +64,10 @@ class RabbitMQScenario(RealScenario):
             "confirm_window": self.rng.choice([10, 100, 1000]),
         }
 
-    def rules(self) -> list[tuple[float, Rule]]:
+    def more_faults(self) -> list[tuple[float, Rule]]:
         """See RealScenario."""
         return [
+            *super().more_faults(),
             (0.3, self.kill),
             (0.2, self.restart),
             (1.5, self.freeze),
@@ -106,6 +111,7 @@ class RabbitMQScenario(RealScenario):
 
     def clean_up(self) -> None:
         """See RealScenario."""
+        super().clean_up()
         with self._channel() as channel:
             for name in (self.exchange, f"{self.exchange}.dead-letter"):
                 channel.queue_delete(name)

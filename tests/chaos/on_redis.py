@@ -11,8 +11,9 @@ import redis
 from streamll.codec import decode
 from streamll.sinks.base import Sink
 from streamll.sinks.redis import RedisSink
+from tests.chaos.crashes import Crashes
 from tests.chaos.oracle import Found, Place
-from tests.chaos.real import RealScenario, Rule
+from tests.chaos.real import Rule
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.waiting import PATIENCE, wait_until
 
@@ -28,7 +29,7 @@ def start_redis() -> RedisServer:
     return server
 
 
-class RedisScenario(RealScenario):
+class RedisScenario(Crashes):
     """One scenario on Redis: every event once, in the order of its producer."""
 
     name: ClassVar[str] = "redis"
@@ -38,9 +39,12 @@ class RedisScenario(RealScenario):
         """See RealScenario."""
         return self.server.port
 
-    def make_sink(self, **options: Any) -> Sink:
+    def name_places(self) -> None:
         """See RealScenario."""
         self.stream = f"chaos:{self.seed}:{uuid4().hex}"
+
+    def make_sink(self, **options: Any) -> Sink:
+        """See RealScenario."""
         url = f"redis://{self.proxy.host}:{self.proxy.port}/0"
         return RedisSink(url, self.stream, **options)
 
@@ -48,9 +52,10 @@ class RedisScenario(RealScenario):
         """See RealScenario."""
         return super().draw_options() | {"fence": self.rng.choice(["auto", "auto", "transaction"])}
 
-    def rules(self) -> list[tuple[float, Rule]]:
+    def more_faults(self) -> list[tuple[float, Rule]]:
         """See RealScenario."""
         return [
+            *super().more_faults(),
             (0.7, self.kill),
             (0.3, self.restart),
             (1.5, self.freeze),
@@ -106,6 +111,7 @@ class RedisScenario(RealScenario):
 
     def clean_up(self) -> None:
         """See RealScenario."""
+        super().clean_up()
         with self.server.client() as client, contextlib.suppress(redis.ResponseError):
             client.flushall()
             client.bgrewriteaof()  # else a server that starts again replays all scenarios before it serves

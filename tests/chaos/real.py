@@ -8,10 +8,8 @@ process of the server), and the verdict. What does not: how one looks into a bro
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from random import Random
 from typing import Any, ClassVar
@@ -21,11 +19,11 @@ from streamll.options import PipelineOptions
 from streamll.pipeline import Pipeline
 from streamll.sinks.base import DeliveryReport, Sink, SinkStats
 from streamll.testing.proxy import DIRECTIONS, TO_CLIENT, TO_SERVER, FaultProxy
-from tests.chaos.clock import jump
+from tests.chaos.children import FORK, Child, Left, Stopped, emit_in_child, end, is_over, quiet_fork
 from tests.chaos.oracle import Place, Verdict, Witness, failure, judge
 from tests.chaos.watch import Watch
 from tests.fixtures.process import ServerProcess
-from tests.fixtures.waiting import PATIENCE, wait_until
+from tests.fixtures.waiting import PATIENCE
 
 Rule = Callable[[], str]
 
@@ -54,13 +52,14 @@ class RealScenario:
         self.witness = Witness()
         self.history: list[str] = []
         self.wrong = Verdict()
-        self.children: list[Callable[[Place], Verdict]] = []
+        self.children: list[Child] = []
         self.well = True  # nothing is wrong with server and wire just now
         self._watch = watch
         self._emitted = 0
         assert isinstance(server, ServerProcess)
         self.proxy = FaultProxy("127.0.0.1", self.port())
         self.options = self.draw_options()
+        self.name_places()
         self.sink = self.make_sink(
             name=f"chaos-{seed}",
             on_delivery=self._told,
@@ -74,13 +73,21 @@ class RealScenario:
         """The server's."""
         raise NotImplementedError
 
+    def name_places(self) -> None:
+        """Choose where this scenario's events go."""
+        raise NotImplementedError
+
     def make_sink(self, **options: Any) -> Sink:
         """A sink that writes through the proxy, to a place of this scenario's own."""
         raise NotImplementedError
 
-    def rules(self) -> list[tuple[float, Rule]]:
-        """Further rules, each with its weight; a rule returns what it did."""
-        raise NotImplementedError
+    def more_work(self) -> list[tuple[float, Rule]]:
+        """Further things that applications do, each with its weight; a rule returns what it did."""
+        return []
+
+    def more_faults(self) -> list[tuple[float, Rule]]:
+        """Further ways to hurt something."""
+        return []
 
     def mend(self) -> None:
         """Undo what those rules did to the server, which runs."""
@@ -97,11 +104,10 @@ class RealScenario:
     def draw_options(self) -> dict[str, Any]:
         """Options under which a fault is noticed within a fraction of a second."""
         rng = self.rng
+        strategies = ["drop_oldest", "drop_oldest", "drop_newest", "block", "raise_error"]
         return {
             "buffer_size": rng.choice([10, 100, 1000, 10_000, 10_000]),
-            "buffer_overflow_strategy": rng.choice(
-                ["drop_oldest", "drop_oldest", "drop_newest", "block", "raise_error"]
-            ),
+            "buffer_overflow_strategy": rng.choice(strategies),
             "block_timeout": 0.01,
             "batch_size": rng.choice([5, 50, 500]),
             "batch_growth": rng.choice([1, 10]),
@@ -126,6 +132,7 @@ class RealScenario:
             (2.0, self.many_threads),
             (2.0, self.flush),
             (1.0, self.fork),
+            *self.more_work(),
         ]
         faults: list[tuple[float, Rule]] = [
             (4.0, self.cut),
@@ -135,7 +142,7 @@ class RealScenario:
             (1.0, self.swallow),
             (1.0, self.stall),
             (0.5, self.refuse),
-            *self.rules(),
+            *self.more_faults(),
         ]
         try:
             for _ in range(self.rng.randint(*self.rounds)):
@@ -193,21 +200,22 @@ class RealScenario:
         return None
 
     def _verdict(self, closing: bool | None) -> Verdict:
-        name = f"streamll-{self.sink.name}"
-        over = wait_until(lambda: name not in {thread.name for thread in threading.enumerate()})
-        self.wrong.hold(over, "the worker does not end")
+        self.wrong.hold(is_over(self.sink, PATIENCE), "the worker does not end")
         place = self.look()
-        self.wrong += judge(self.witness, self.sink.stats(), place, closing)
+        self.wrong += judge(self.witness, self.sink.stats(), place, closing, may_miss=self.may_miss(self.sink.producer))
         for child in self.children:
-            self.wrong += child(place)
-        strangers = {found.producer for found in place.stored} - {self.sink.producer, *self.producers}
+            self.wrong += child.judge(place, self.may_miss(child.producer))
+        known = {self.sink.producer, *(child.producer for child in self.children)}
+        strangers = {found.producer for found in place.stored} - known
         self.wrong.hold(not strangers, f"events of producers that nobody knows: {strangers}")
         return self.wrong
 
-    @property
-    def producers(self) -> set[str]:
-        """Those of forked children."""
-        return {producer for child in self.children if (producer := getattr(child, "producer", ""))}
+    def hear(self, stats: SinkStats, whole: bool = True) -> None:
+        """Hear what a sink says in the end, or, when it is not the whole of it, what it said last."""
+
+    def may_miss(self, producer: str) -> int | None:
+        """See `oracle.judge`."""
+        return 0
 
     def _told(self, report: DeliveryReport) -> None:
         self.witness.reports.append(report)
@@ -349,87 +357,34 @@ class RealScenario:
 
     def fork(self) -> str:
         """A child emits and ends: it stops its sink, or just ends, or jumps through time before."""
-        ways = ["stop", "stop", "clock", *(["leave", "leave"] if self.well else [])]
-        way = self.rng.choice(ways)
+        way = self.rng.choice(["stop", "stop", "clock", *(["leave", "leave"] if self.well else [])])
         events = [self.event() for _ in range(self.rng.choice([1, 5, 40]))]
-        context = multiprocessing.get_context("fork")
-        receiving, sending = context.Pipe(duplex=False)
+        receiving, sending = FORK.Pipe(duplex=False)
         timeout = self.patience if self.well else 0.3
-        process = context.Process(target=self._in_child, args=(sending, events, way, timeout))
-        with warnings.catch_warnings():
-            # Forking a process that has threads is what this is about; Python 3.12 warns of it.
-            warnings.simplefilter("ignore", DeprecationWarning)
+        with quiet_fork():
+            process = FORK.Process(target=self._in_child, args=(sending, events, way, timeout))
             process.start()
         sending.close()
         try:
             told = receiving.recv() if receiving.poll(2 * self.patience) else None
         except EOFError:
             told = None
-        process.join(2 * self.patience)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
+        receiving.close()
+        end(process, 2 * self.patience)
         if told is None or process.exitcode != 0:
             self.wrong.append(f"a child ({way}) ended with {process.exitcode}, and told {told}")
             return "failed"
         witness, producer, stats = told
-        if stats is not None and way == "leave":
-            self.children.append(_Left(witness, producer, self.options["buffer_size"]))
+        self.hear(stats, whole=way != "leave")
+        if way == "leave":
+            self.children.append(Left(witness, producer, self.options["buffer_size"]))
         else:
-            self.children.append(_Stopped(witness, producer, stats))
+            self.children.append(Stopped(witness, producer, stats, self.closes(stats) if self.well else None))
         return f"{way}: {len(witness.accepted)} of {len(events)} accepted"
 
     def _in_child(self, sending: Any, events: list[StreamllEvent], way: str, timeout: float) -> None:
-        logging.disable()
-        self.witness = Witness()
-        for place, event in enumerate(events):
-            if way == "clock" and place % 3 == 0:
-                jump((86_400.0, -200_000.0, 50_000.0)[place // 3 % 3])
-            self.witness.offer(self.sink, event)
-        stats = self.sink.stats()
-        if way != "leave":
-            stats = self.sink.stop(timeout)
-            name = f"streamll-{self.sink.name}"
-            wait_until(lambda: name not in {thread.name for thread in threading.enumerate()})
-            stats = self.sink.stats()
-        sending.send((self.witness, self.sink.producer, stats))
-        sending.close()
-        if way == "leave":
-            self.witness = Witness()
-
-
-class _Stopped:
-    """A child that stopped its sink and told all it knew."""
-
-    def __init__(self, witness: Witness, producer: str, stats: SinkStats) -> None:
-        self.producer = producer
-        self._witness = witness
-        self._stats = stats
-
-    def __call__(self, place: Place) -> Verdict:
-        return Verdict(f"in a child: {text}" for text in judge(self._witness, self._stats, place))
-
-
-class _Left:
-    """A child that just ended while all was well."""
-
-    def __init__(self, witness: Witness, producer: str, room: int) -> None:
-        self.producer = producer
-        self._witness = witness
-        self._room = room
-
-    def __call__(self, place: Place) -> Verdict:
-        verdict = Verdict()
-        there = {
-            found.event_id
-            for found in (*place.stored, *place.dead)
-            if found.producer == self.producer and not found.is_note
-        }
-        accepted = self._witness.accepted
-        verdict.hold(there <= accepted, "a child's sink delivered what it had not accepted")
-        if len(accepted) <= self._room:
-            verdict.hold(there == accepted, f"a child that ended delivered {len(there)} of {len(accepted)}")
-        return verdict
+        self.witness = Witness()  # which hears the reports of the sink in this process
+        emit_in_child(self.sink, self.witness, sending, events, way, timeout)
 
 
 def run(kind: type[RealScenario], seed: int, server: Any, watch: Watch) -> str:
