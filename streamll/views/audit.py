@@ -30,7 +30,7 @@ MOST_RANGES = 500_000
 MOST_PRODUCERS = 10_000
 
 _LONGEST_PRODUCER = 256
-_MOST_REASONS = 100
+_MOST_REASONS = 20
 _OTHER_REASONS = "(others)"
 _SHOWN_GAPS = 100
 _SETTLED_AT_ONCE = 8
@@ -228,7 +228,7 @@ class Audit:
 
     def changed(self) -> list[str]:
         """Return the producers of which anything but the next event came since this was asked last."""
-        names = [name for name in self._changed if name in self._producers]
+        names = list(self._changed)
         self._changed.clear()
         return names
 
@@ -302,6 +302,7 @@ class Audit:
         order.sort(key=lambda each: each[0])
         for _, name in order[: max(1, len(order) // _SETTLED_AT_ONCE)]:
             state = self._producers.pop(name)
+            self._changed.pop(name, None)
             report = state.report(name, self.whole)
             self._size -= state.size
             self._forgotten += 1

@@ -71,17 +71,15 @@ class Watch:
         """
         found: list[Change] = []
         names = dict.fromkeys(self._audit.changed())
+        for name in [name for name in self._known if not self._audit.knows(name)]:
+            del self._known[name]
         names.update((name, None) for name, known in self._known.items() if known.waiting)
         for name in names:
-            if not self._audit.knows(name):
-                continue
             known = self._known.setdefault(name, _Known())
             row = self._audit.producer(name)
             found += _news(known.row, row)
             found += self._holes(name, known, now)
             known.row = row
-        for name in [name for name in self._known if not self._audit.knows(name)]:
-            del self._known[name]
         return found
 
     @property
