@@ -97,6 +97,43 @@ def test_a_dead_letter_that_is_rejected_too_is_given_up() -> None:
     assert sink.stop(PATIENCE).dropped == {"dead_letter_failed": 1}
 
 
+def test_a_stop_whose_time_is_over_does_not_close_though_the_transport_would_take_it() -> None:
+    slowly = threading.Event()
+
+    def rejects_many(batch: Any) -> BatchOutcome:
+        slowly.wait(0.02)
+        return REJECTED if len(batch) > 1 else DELIVERED
+
+    transport = ScriptedTransport(then=rejects_many)
+    sink = ScriptedSink(transport, **QUICK)
+    emit(sink, 100)
+    stats = sink.stop(0.2)  # in the middle of the one batch, so that nothing waits
+    assert stats.delivered + stats.dropped["shutdown"] == 100
+    assert not any(entry.note for batch in transport.sent for entry in batch)
+    assert transport.closed[-1] is False
+
+
+def test_a_closing_record_is_not_worth_a_wait_or_a_connection() -> None:
+    hang = Hang()
+    for answer in (UNAVAILABLE, RuntimeError("a defect"), hang, BatchOutcome(rejected={0: "no queue"})):
+        transport = ScriptedTransport([DELIVERED, answer])
+        sink = ScriptedSink(transport, **QUICK)
+        emit(sink, 3)
+        began = time.monotonic()
+        stats = sink.stop(PATIENCE)
+        assert time.monotonic() - began < 5
+        assert (stats.delivered, stats.dropped, stats.dead_lettered, stats.balanced) == (3, {}, 0, True)
+        assert closed(transport) == [[1, 2, 3]]
+    transport = ScriptedTransport()
+    sink = ScriptedSink(transport, **QUICK)
+    emit(sink, 3)
+    assert sink.flush(PATIENCE)
+    transport.close(clean=False)  # as a server does that goes away while nothing is sent
+    sink.stop(PATIENCE)
+    assert [numbers(batch) for batch in transport.sent] == [[1, 2, 3]]
+    assert transport.opened == 1
+
+
 def test_what_a_transport_raises_harms_nobody() -> None:
     transport = ScriptedTransport(
         [RuntimeError("a defect"), DELIVERED],
