@@ -12,11 +12,11 @@ import json
 import os
 from collections.abc import Iterable
 
-from streamll.cli.output import conceal, takes_color, write_line
+from streamll.cli.output import conceal, conceal_url, takes_color, write_line
 from streamll.errors import ConfigurationError, StreamllError
 from streamll.registry import scheme_of, sink_class
 from streamll.sinks.base import Finding
-from streamll.views.line import HARMFUL, neutral
+from streamll.views.line import neutral, neutral_json
 
 # In the order in which they are shown.
 _COLORS = {"ok": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m"}
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print_text(url: str, findings: Iterable[Finding], color: bool) -> None:
-    write_line(neutral(conceal(url)))
+    write_line(neutral(conceal_url(url)))
     for finding in sorted(findings, key=lambda finding: list(_COLORS).index(finding.level)):
         level = f"{finding.level:<7}"
         if color:
@@ -69,5 +69,5 @@ def _print_json(url: str, findings: Iterable[Finding]) -> None:
         {"level": finding.level, "text": conceal(finding.text), "remedy": conceal(finding.remedy)}
         for finding in findings
     ]
-    text = json.dumps({"url": conceal(url), "findings": rows}, ensure_ascii=False)
-    write_line(HARMFUL.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
+    text = json.dumps({"url": conceal_url(url), "findings": rows}, ensure_ascii=False)
+    write_line(neutral_json(text))

@@ -18,12 +18,13 @@ from streamll.consumers import Received
 from streamll.models import StreamllEvent
 from streamll.options import MIB
 from streamll.values import clean
-from streamll.views.line import HARMFUL, format_event, neutral
+from streamll.views.line import format_event, neutral, neutral_json
 
 # Up to the last `@` before white space, since a password may have been written without its escapes; also where the
 # scheme was forgotten.
 _LOGIN = re.compile(r"(://)[^\s'\"]*@|[^\s'\"/:]*:(?!//)[^\s'\"]*@")
 _SECRET_OPTION = re.compile(r"([?&][a-z_]*password=)[^&\s'\"]*", re.IGNORECASE)
+_SHOWN_OPTIONS = frozenset("stream group exchange queue queue_type routing_key binding_key dead_letter_stream db".split())
 _SHOWN_OF_UNDECODABLE = 80
 _TIDIED_BYTES = 64 * MIB
 
@@ -31,6 +32,21 @@ _TIDIED_BYTES = 64 * MIB
 def conceal(text: str) -> str:
     """Return text in which no URL shows its user, its password, or a password among its options."""
     return _SECRET_OPTION.sub(r"\1***", _LOGIN.sub(r"\1***@", text))
+
+
+def conceal_url(url: str) -> str:
+    """Return a text that is a URL and nothing else, without its login, and without what options that may be secret say.
+
+    Where such a text ends is known, so a password is found however it is written: it goes to the last `@`.
+    """
+    scheme, separator, rest = url.rpartition("://") if url.count("://") == 1 else ("", "", url)
+    _, at, rest = rest.rpartition("@")
+    rest, question, query = rest.partition("?")
+    options = (option.partition("=") for option in query.split("&"))
+    shown = "&".join(
+        f"{name}{equals}{value if name in _SHOWN_OPTIONS or not value else '***'}" for name, equals, value in options
+    )
+    return conceal(f"{scheme}{separator}{'***@' if at else ''}{rest}{question}{shown}")
 
 
 def write_line(text: str) -> None:
@@ -125,7 +141,7 @@ def as_json(item: Received) -> str:
         text = json.dumps({"undecodable": item.error, "payload": base64.b64encode(item.payload).decode(), **labels})
     else:
         text = _event_as_json(item.event, labels)
-    return HARMFUL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    return neutral_json(text)
 
 
 def _event_as_json(event: StreamllEvent, labels: dict[str, Any]) -> str:

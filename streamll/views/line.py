@@ -8,6 +8,7 @@ could move the cursor, change colours, forge a further line or turn the reading 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -23,8 +24,12 @@ LINE_LIMIT = 1000
 """Characters of a line, unless told otherwise."""
 
 # C0, DEL and C1 (one of which begins a control sequence in some terminals); line and paragraph separators; marks that
-# turn the reading direction; the byte-order mark; surrogates, which no terminal can be sent.
-HARMFUL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+# turn the reading direction; what takes no place, so that two texts that differ look the same: soft hyphen, joiners, the
+# byte-order mark, annotations, tags; surrogates, which no terminal can be sent.
+HARMFUL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\ud800-\udfff\U000e0000-\U000e007f]"
+)
 """Every character that a terminal would obey, or that hides what it shows."""
 _PLAIN_WORD = re.compile(r"[^\s\"'=,\[\]{}]{1,200}")
 _SHOWN_OF_EXECUTION = 8
@@ -47,7 +52,14 @@ def neutral(text: str) -> str:
 def _escape(match: re.Match[str]) -> str:
     code = ord(match[0])
     short = {0x09: "\\t", 0x0A: "\\n", 0x0D: "\\r"}.get(code)
-    return short or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
+    if short:
+        return short
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x1_0000 else f"\\U{code:08x}"
+
+
+def neutral_json(text: str) -> str:
+    """Return JSON in which every such character is an escape, so that it says the same."""
+    return HARMFUL.sub(lambda match: json.dumps(match[0])[1:-1].replace("\x7f", "\\u007f"), text)
 
 
 def format_event(
