@@ -46,10 +46,12 @@ class Syncer:
 
     def _run(self) -> None:
         mute_this_thread()
-        while not self._is_over:
+        while True:
             self._due.wait(threading.TIMEOUT_MAX)
             self._ended.wait(self._interval)
-            if not self._is_over and not self._sync():
+            if self._is_over:
+                break
+            if not self._sync():
                 self._due.set()
                 self._ended.wait(_RETRY_AFTER)
         if self._last_sync:

@@ -93,10 +93,12 @@ def run(script: str, *arguments: object) -> str:
 
 @contextmanager
 def interrupted_at(step: int, where: Callable[[str], bool]) -> Iterator[list[int]]:
-    """Raise KeyboardInterrupt before the bytecode with that number in the files for which `where` says so.
+    """Raise KeyboardInterrupt before the step with that number, from 1, in the files for which `where` says so.
+
+    A step is a line or a bytecode; from 3.12 on, the first call of a function may tell of its lines only.
 
     Yields:
-        A list that holds how many there were, in the end.
+        A list that holds how many there were until then.
     """
     steps = [0]
 
@@ -105,8 +107,7 @@ def interrupted_at(step: int, where: Callable[[str], bool]) -> Iterator[list[int
             if not where(frame.f_code.co_filename):
                 return None
             frame.f_trace_opcodes = True
-            frame.f_trace_lines = False
-        elif event == "opcode":
+        elif event in ("line", "opcode"):
             steps[0] += 1
             if steps[0] == step:
                 raise KeyboardInterrupt
