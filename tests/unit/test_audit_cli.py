@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from streamll import codec
 from streamll.cli import main
@@ -209,6 +212,20 @@ class TestHostileEntries:
         )
         assert code == 0
         assert outcome["total"]["events"] == 3
+
+    @pytest.mark.parametrize("name", ["", GAP])
+    def test_depth_without_end(self, audited: Callable[..., Audited], name: str) -> None:
+        deep = b'{"event_type":"t %s","data":%s,"producer":"p","seq":2}\n' % (name.encode(), b"[" * 200_000)
+        closed = deep.replace(b"[,", b"[" + b"]" * 200_000 + b",")
+        code, _ = as_json(audited, line(1, producer="p"), deep, closed, line(3, producer="p"))
+        assert code in (0, 1)
+
+    @given(st.lists(st.binary(max_size=60) | st.sampled_from([line(1), line(2), line(5, gap((3, 5)))]), max_size=8))
+    def test_whatever_the_bytes_are(self, parts: list[bytes]) -> None:
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "events.jsonl"
+            path.write_bytes(b"".join(parts))
+            assert main(["audit", "--json", str(path)]) in (0, 1, 2)
 
     def test_no_text_of_them_reaches_the_terminal(self, audited: Callable[..., Audited]) -> None:
         evil = "\x1b]0;owned\x07\x1b[2J\u202e"
