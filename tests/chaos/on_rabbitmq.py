@@ -107,7 +107,7 @@ class RabbitMQScenario(Crashes):
         with self._channel() as channel:
             dead = self._messages(channel, f"{self.exchange}.dead-letter")
         with self._channel() as channel:
-            return Place(self._messages(channel, self.exchange), dead, once=False)
+            return Place(self._messages(channel, self.exchange), dead, once=False, fenced=False)
 
     def clean_up(self) -> None:
         """See RealScenario."""

@@ -47,12 +47,15 @@ class Place:
         dead: The dead letters.
         once: Whether nothing may be there twice.
         ordered: Whether a producer's events must be there in their order.
+        fenced: Whether nothing gets in behind something younger, so that notes are in their places too. Without a
+            fence the note of what is given up late comes after what is there already.
     """
 
     stored: Sequence[Found]
     dead: Sequence[Found] = ()
     once: bool = True
     ordered: bool = True
+    fenced: bool = True
 
 
 class Witness:
@@ -129,7 +132,7 @@ def judge(
     missing = left - {found.seq for found in (*stored, *dead) if not found.is_note}
     hold(may_miss is None or len(missing) <= may_miss, f"spooled, and nowhere: {sorted(missing)}")
     _judge_events(hold, witness, fates, stored, dead)
-    _judge_notes(hold, fates, stats, stored, closing, missing)
+    _judge_notes(hold, fates, stats, stored, dead, closing, missing)
     return verdict
 
 
@@ -180,8 +183,7 @@ def _judge_place(
         hold(len(letters) == len(dead), "a dead letter is there twice")
         hold(not events & letters, f"delivered and a dead letter: {sorted(events & letters)}")
     if place.ordered:
-        # Without a fence, what is rejected for good is so once younger events are there, and its note comes after them.
-        firsts = list(dict.fromkeys(found.seq for found in stored if place.once or not found.is_note))
+        firsts = list(dict.fromkeys(found.seq for found in stored if place.fenced or not found.is_note))
         hold(firsts == sorted(firsts), f"out of order: {[pair for pair in pairwise(firsts) if pair[0] > pair[1]]}")
     for seq, fate in fates.items():
         if fate.status == "delivered":
@@ -212,6 +214,7 @@ def _judge_notes(
     fates: dict[int, DeliveryReport],
     stats: SinkStats,
     stored: Sequence[Found],
+    dead: Sequence[Found],
     closing: bool | None,
     missing: set[int],
 ) -> None:
@@ -241,7 +244,7 @@ def _judge_notes(
     hold(len({found.seq for found in closings}) <= 1, "there are two closing records")
     hold(not closing or closings, "there is no closing record")
     hold(closing is not False or not closings, "there is a closing record")
-    there = {found.seq for found in stored}
+    there = {found.seq for found in (*stored, *dead)}
     for last_word in closings:
         hold(last_word.seq == stats.accepted + 1, f"the closing record has number {last_word.seq}")
         hold(last_word.data["last"] == stats.accepted, f"the closing record says {last_word.data}")

@@ -57,6 +57,7 @@ class Broker:
 
     once = True
     ordered = True
+    fenced = False
 
     def calm(self) -> None:
         """Break no more."""
@@ -164,6 +165,7 @@ class Broker:
 class FencedBroker(Broker):
     """Appends what is above its fence, and stops before what it refuses: as the Redis sink's server does."""
 
+    fenced = True
     fence = 0
 
     def take(self, batch: Sequence[Entry], first: int) -> BatchOutcome:
@@ -426,7 +428,7 @@ class Scenario:
         """What is wrong in the end."""
         broker = self.broker
         stats = self.sink.stats()
-        place = Place(broker.stored, broker.dead, broker.once, broker.ordered)
+        place = Place(broker.stored, broker.dead, broker.once, broker.ordered, broker.fenced)
         if calm:
             self._wrong.hold("shutdown" not in stats.dropped, f"there was time, and: {stats.dropped}")
         early = [
