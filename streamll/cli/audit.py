@@ -30,7 +30,7 @@ from streamll.errors import ConfigurationError, ConsumerError
 from streamll.views.audit import Audit, AuditReport
 from streamll.views.audit_text import audit_lines, verdict
 from streamll.views.audit_watch import Watch
-from streamll.views.line import HARMFUL
+from streamll.views.line import neutral_json
 
 COMPLETE, LOSS, NOT_JUDGED = 0, 1, 2
 
@@ -188,8 +188,7 @@ def _conclude(arguments: argparse.Namespace, source: str, report: AuditReport, w
 
 
 def _write_json(fields: dict[str, Any]) -> None:
-    text = json.dumps(fields, ensure_ascii=False)
-    write_line(HARMFUL.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
+    write_line(neutral_json(json.dumps(fields, ensure_ascii=False)))
 
 
 def _consumer(arguments: argparse.Namespace) -> Consumer:
