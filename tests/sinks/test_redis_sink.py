@@ -19,6 +19,7 @@ from streamll.sinks.redis import RedisSink
 from streamll.testing.proxy import TO_CLIENT, TO_SERVER, FaultProxy
 from tests.fixtures.process import free_port
 from tests.fixtures.redis import RedisEndpoint, RedisServer
+from tests.fixtures.waiting import wait_until
 from tests.sinks.redis_tools import read, read_apart
 
 pytestmark = [pytest.mark.redis, pytest.mark.integration]
@@ -158,6 +159,37 @@ def test_events_from_many_threads_over_a_network_that_is_cut_again_and_again(ser
     for thread_number in range(3):
         mine = [data["number"] for data in told if data["thread"] == thread_number]
         assert mine == list(range(5000))
+
+
+@pytest.mark.parametrize("fence", ["script", "transaction"])
+@pytest.mark.parametrize("direction", [TO_SERVER, TO_CLIENT])
+def test_notes_are_there_once_wherever_the_connection_is_cut(server: RedisServer, fence: str, direction: str) -> None:
+    options: dict[str, Any] = {
+        "buffer_size": 12,
+        "flush_interval": 0.0,
+        "retry_bound": 0.01,
+        "circuit_breaker": False,
+        "fence": fence,
+    }
+    with FaultProxy("127.0.0.1", server.port) as proxy, server.client() as client:
+        for number, count in enumerate(range(0, 3000, 150) if direction == TO_SERVER else range(0, 200, 10)):
+            proxy.refuse()
+            sink = RedisSink(f"redis://127.0.0.1:{proxy.port}/0", stream_key=f"app{number}", **options)
+            assert sink.handle_event(StreamllEvent(event_type="token"))
+            assert wait_until(lambda sink=sink: sink.stats().in_flight == 1)  # type: ignore[misc]
+            for priority in ("critical", "debug", "debug") * 6:  # 2 to 19, of which 7 debug ones give way
+                sink.handle_event(StreamllEvent(event_type="token", priority=priority))
+            proxy.heal()
+            proxy.cut_after(count, direction)
+            stats = sink.stop(20.0)
+            assert (stats.delivered, stats.dropped, stats.declared) == (12, {"overflow": 7}, 7)
+            events, (gap, *closing) = read_apart(client, f"app{number}")
+            ranges = [[3, 4], [6, 7], [9, 10], [12, 12]]
+            assert codec.decode(gap.payload).data == {"count": 7, "ranges": ranges, "reasons": {"overflow": 7}}
+            assert (gap.seq, len(events)) == (12, 12)
+            assert [one.seq for one in closing] in ([20], [])  # where the cut was in that, it is not tried again
+            seqs = [entry.seq for entry in read(client, f"app{number}")]
+            assert seqs == sorted(set(seqs))
 
 
 # The check
