@@ -130,7 +130,7 @@ class Tap:
     def ready(self, sock: socket.socket) -> None:
         """Take over the connected socket, TLS and all."""
         self.socket = sock
-        self._kernel = type(sock) is socket.socket and _HAS_KERNEL_TIMEOUTS
+        self._kernel = _is_plain(sock) and _HAS_KERNEL_TIMEOUTS
         self.arm(self.deadline)
 
     def arm(self, deadline: float) -> None:
@@ -165,7 +165,7 @@ class Tap:
 
     def is_quiet(self) -> bool:
         """Whether nothing has come that nobody asked for, such as the end of the connection."""
-        if self.socket is None or type(self.socket) is not socket.socket or not hasattr(socket, "MSG_DONTWAIT"):
+        if self.socket is None or not _is_plain(self.socket) or not hasattr(socket, "MSG_DONTWAIT"):
             return True  # cannot be told: the next batch will find out
         try:
             self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
@@ -200,6 +200,11 @@ class Tap:
         if self._twin is not None:
             self._twin.close()
             self._twin = None
+
+
+def _is_plain(sock: socket.socket) -> bool:
+    """Whether it has neither TLS, nor gevent or eventlet between us and the system's calls."""
+    return type(sock).__module__ == socket.__name__
 
 
 class RedisConnection:

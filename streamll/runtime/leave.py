@@ -6,6 +6,7 @@ multiprocessing. What does not: signals (signals.py), or how one sink is drained
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import logging
 import os
@@ -109,7 +110,7 @@ class _Leaving:
         if self._thread == threading.get_ident():
             return  # this interrupts `leave`, which goes on
         try:
-            threading.Thread(target=self.leave, name="streamll-leave", daemon=True).start()
+            _thread.start_new_thread(self.leave, ())  # threading's own way takes locks and waits, which signals may not
         except RuntimeError:  # the interpreter is ending, or there are too many threads
             self.leave()
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from types import FrameType
@@ -54,15 +54,17 @@ def stop_on_signal(*signals: int) -> ExitStack:
 
     Raises:
         ConfigurationError: Not in the main thread; or it is no signal that asks a process to end; or its handler was not
-            installed from Python, and could not be called.
+            installed from Python, and could not be called; or eventlet has patched Python's threads.
 
     Example:
         streamll.configure(sinks=["redis://localhost:6379/0"])
         streamll.stop_on_signal()
     """
-    if threading.current_thread() is not threading.main_thread():
+    eventlet = sys.modules.get("eventlet.patcher")
+    if eventlet is not None and eventlet.is_monkey_patched("thread"):
         raise ConfigurationError(
-            "stop_on_signal() must be called in the main thread: only there Python handles signals"
+            "stop_on_signal() is of no use with eventlet, whose hub does not wake up for it; "
+            "call streamll.shutdown() where your program ends"
         )
     with ExitStack() as installed:
         for number in dict.fromkeys(signals or (signal.SIGTERM,)):
@@ -80,14 +82,18 @@ def _install(number: int, installed: ExitStack) -> None:
             f"{name} has a handler that was not installed from Python, which could not be called; "
             "have that handler end the program, or call streamll.shutdown() where it does"
         )
-    if former is signal.SIG_IGN or isinstance(former, _Handler):
-        return
-    handler = _Handler(number, former)
+    keeps = former is signal.SIG_IGN or isinstance(former, _Handler)
+    handler = former if keeps else _Handler(number, former)
     try:
-        signal.signal(number, handler)
-    except (ValueError, OSError) as error:
-        raise ConfigurationError(f"{name} cannot be handled here: {error}") from None
-    installed.callback(handler.remove)
+        signal.signal(number, handler)  # also where it changes nothing, to see whether it may be done here
+    except ValueError:
+        raise ConfigurationError(
+            "stop_on_signal() works only in the main thread, as all of Python's signals do"
+        ) from None
+    except OSError as error:
+        raise ConfigurationError(f"{name} cannot be handled: {error.strerror}") from None
+    if isinstance(handler, _Handler) and not keeps:
+        installed.callback(handler.remove)
 
 
 def _name(number: int) -> str:
