@@ -129,7 +129,7 @@ class Journal:
             raise ConfigurationError(
                 f"durability: the sink's destination is too long to be kept on disk: {length} bytes"
             )
-        self._segment_bytes = segment_bytes
+        self._piece_bytes = max(segment_bytes, MIB)
         self._chain = SegmentChain(
             self.spool_dir, identity.destination, identity.producer, self._header, segment_bytes, spool_bytes
         )
@@ -216,9 +216,9 @@ class Journal:
                 room -= FRAME_BYTES + len(body)
                 if room < 0:
                     pieces.append([])
-                    room = self._segment_bytes - HEADER_BYTES - FRAME_BYTES - len(body)
+                    room = self._piece_bytes - HEADER_BYTES - FRAME_BYTES - len(body)
                 pieces[-1].append(body)
-            self._chain.put_first(pieces)
+            self._chain.put_first(pieces, sync=self._syncer is not None)
         except (NoRoomError, *_ENTRY_ERRORS) as error:
             self._refusal = str(error)
             return False
@@ -280,6 +280,7 @@ class Journal:
     def sync(self) -> bool:
         """Have the disk take what was stored before this call; returns whether it did, else `trouble` says why."""
         chain = self._chain
+        failed: OSError | None = None
         with self._syncing:
             try:
                 folder = chain.folder
@@ -290,17 +291,21 @@ class Journal:
                     except OSError:
                         chain.is_new = True
                         raise
-                for segment in tuple(chain.mapped):
+            except OSError as error:
+                failed = error
+            for segment in tuple(chain.mapped):
+                try:
                     if segment.dirty:
                         segment.sync()
-            except OSError as error:
-                if not self._closed:
-                    self._sync_failures += 1
-                    self._sync_trouble = f"{chain.describe(error)} (not synced)"
-                return False
-            self._sync_trouble = ""
+                except OSError as error:
+                    failed = error
             chain.close_retired(dirty=False)
-        return True
+            if failed is None:
+                self._sync_trouble = ""
+            elif not self._closed:
+                self._sync_failures += 1
+                self._sync_trouble = f"{chain.describe(failed)} (not synced)"
+        return failed is None
 
     # Reading back
 

@@ -87,7 +87,7 @@ class SegmentChain:
         self._producer = producer
         self._make_header = make_header
         self._segment_bytes = min(max(segment_bytes, LEAST_SEGMENT), LARGEST_SEGMENT)
-        self._spool_bytes = spool_bytes
+        self._spool_bytes = max(1, spool_bytes)
         self._spare: SegmentFile | None = None
         self._spares = count(1)
         self._lowest = FIRST_INDEX  # the index of the first segment
@@ -103,6 +103,8 @@ class SegmentChain:
         """Begin with what somebody else left: segments in which nothing is to be stored any more."""
         self.folder = folder
         self._inherited = True
+        for segment in segments:
+            segment.retired = True
         self.segments.extend(segments)
         self._highest = max(self._highest, max([index_of(segment.name) for segment in segments], default=0))
 
@@ -169,8 +171,9 @@ class SegmentChain:
         self._made += 1
         if segment not in self.segments:
             self.segments.append(segment)
-        old, self.active = self.active, segment
-        old.retired = True
+        self.active = segment
+        for other in tuple(self.segments):
+            other.retired = other is not segment
         self.trouble = ""
 
     def _have_folder(self) -> Folder:
@@ -206,11 +209,12 @@ class SegmentChain:
             self.mapped.remove(segment)
         segment.close()
 
-    def put_first(self, pieces: Sequence[Sequence[bytes]]) -> None:
+    def put_first(self, pieces: Sequence[Sequence[bytes]], sync: bool) -> None:
         """Store bodies before all that is stored; all of them, or none.
 
         Args:
             pieces: In order, those of a segment each.
+            sync: Have the disk take them.
 
         Raises:
             NoRoomError: When the disk does not take them.
@@ -218,14 +222,14 @@ class SegmentChain:
         made: list[SegmentFile] = []
         try:
             # The last one first: each gets its name before all the others.
-            made.extend(map(self._put_first, reversed(pieces)))
+            made.extend(self._put_first(bodies, sync) for bodies in reversed(pieces))
         except OSError as error:
             for segment in made:
                 self.segments.remove(segment)
                 self._discard(segment)
             raise NoRoomError(self.describe(error)) from error
 
-    def _put_first(self, bodies: Sequence[bytes]) -> SegmentFile:
+    def _put_first(self, bodies: Sequence[bytes], sync: bool) -> SegmentFile:
         """Make a segment that is as long as it must be, and full."""
         if self._closed or self._lowest == 1:
             raise OSError(errno.EBADF, "it is closed" if self._closed else "no further segment can stand first")
@@ -235,7 +239,7 @@ class SegmentChain:
         index = self._lowest - 1
         segment = SegmentFile(f"{SPARE_PREFIX}{next(self._spares)}", size, new_salt())
         header = self._make_header(index, size, segment.salt)
-        segment.write(folder, header + b"".join([pack_frame(body, segment.salt) for body in bodies]))
+        segment.write(folder, header + b"".join([pack_frame(body, segment.salt) for body in bodies]), sync)
         try:
             folder.rename(segment.name, name_of(index))
         except BaseException:
@@ -306,8 +310,9 @@ class SegmentChain:
         released = False
         while folder is not None and self.segments:
             oldest = self.segments[0]
-            # No younger one before an older one: what settles an older one may lie in a younger.
-            if oldest is self.active or oldest.last >= floor or not folder.unlink(oldest.name):
+            # No younger one before an older one: what settles an older one may lie in a younger. And none that is active,
+            # or is just about to be.
+            if not oldest.retired or oldest.last >= floor or not folder.unlink(oldest.name):
                 break
             self.segments.popleft()
             self._unmap(oldest)
@@ -345,7 +350,9 @@ class SegmentChain:
             delete: Delete everything first.
         """
         self._closed = True
-        self.active = self.nothing
+        active, self.active = self.active, self.nothing
+        if active is not self.nothing:
+            active.wipe()  # what an interrupted call has left was never accepted
         spare, self._spare = self._spare, None
         self._discard(spare)
         for segment in tuple(self.mapped):

@@ -1,7 +1,10 @@
 """A segment being written: a file that has all of its bytes from the beginning, mapped into memory.
 
 What belongs here: making the file, storing frames in it, having the disk take it. What does not: which segment is next
-(journal.py), or what the bytes mean (segment.py).
+(segment_chain.py), or what the bytes mean (segment.py).
+
+Storing cannot fail for want of room, because the room is taken when the file is made. Only somebody who cuts the file
+short while it is written (it is this user's, in a folder that nobody else may enter) could kill the process (SIGBUS).
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import errno
 import mmap
 import os
 import sys
+from contextlib import suppress
 from typing import cast
 
 from streamll.runtime.lease import Folder
@@ -69,8 +73,8 @@ class SegmentFile:
             raise
         self.descriptor = descriptor
 
-    def write(self, folder: Folder, data: bytes) -> None:
-        """Make the file with all that will ever be in it, and have the disk take it.
+    def write(self, folder: Folder, data: bytes, sync: bool) -> None:
+        """Make the file with all that will ever be in it, and have the disk take it if `sync` says so.
 
         Raises:
             OSError: When it does not; then nothing of it is left.
@@ -80,7 +84,8 @@ class SegmentFile:
             view = memoryview(data)
             while view:
                 view = view[os.write(descriptor, view) :]
-            os.fsync(descriptor)
+            if sync:
+                os.fsync(descriptor)
         except BaseException:
             folder.unlink(self.name)
             raise
@@ -105,6 +110,10 @@ class SegmentFile:
         except (OSError, ValueError) as error:
             if self.descriptor < 0:  # it was closed meanwhile
                 return
+            # The kernel may take for written what it could not write; stored anew, it has to try once more.
+            end = self.end
+            with suppress(TypeError, ValueError):  # it is closed at this moment
+                self.map[:end] = self.map[:end]
             self.dirty = True
             code = error.errno if isinstance(error, OSError) and error.errno else errno.EIO
             raise OSError(code, os.strerror(code)) from error
@@ -116,15 +125,11 @@ class SegmentFile:
         descriptor, self.descriptor = self.descriptor, -1
         buffer, self.map = self.map, _UNMAPPED
         if buffer is not _UNMAPPED:
-            try:
+            with suppress(BufferError):  # a thread stores something at this moment: then it goes with the object
                 buffer.close()
-            except BufferError:  # a thread stores something at this moment: it goes with the object
-                pass
         if descriptor >= 0:
-            try:
+            with suppress(OSError):
                 os.close(descriptor)
-            except OSError:
-                pass
 
 
 def _allocate(descriptor: int, size: int) -> None:

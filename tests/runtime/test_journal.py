@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from itertools import count
@@ -19,6 +20,7 @@ from streamll.runtime import segment_file, syncer
 from streamll.runtime.journal import Identity, Journal
 from streamll.runtime.lease import key_of, require_support
 from streamll.runtime.segment import HEADER_BYTES, read_header
+from streamll.runtime.segment_file import SegmentFile
 from tests.fixtures.waiting import wait_until
 from tests.runtime.journals import (
     DESTINATION,
@@ -244,6 +246,24 @@ class TestSettling:
         journal.close(keep=True)
         assert drain(adopt_one(spool)) == [5001, 5002]
 
+    def test_one_that_another_thread_is_about_to_write_stays(self, spool: Path) -> None:
+        journal = make(spool)
+
+        class Segments(deque[SegmentFile]):
+            def append(self, segment: SegmentFile) -> None:
+                super().append(segment)
+                journal.release(EVERYTHING)
+
+        journal._chain.segments = Segments()
+        fill(journal, 1, 2000)
+        assert len(files(spool)) == 2
+        last = drain(journal)
+        assert last[-1] == 2000
+        journal.close(keep=True)
+        adopted = adopt_one(spool)
+        assert drain(adopted) == last
+        adopted.close(keep=False)
+
     def test_none_goes_before_an_older_one(self, spool: Path) -> None:
         journal = make(spool)
         fill(journal, 1, 5000)
@@ -333,7 +353,7 @@ class TestPuttingFirst:
     def test_older_entries_stand_before_all_others(self, spool: Path) -> None:
         journal = make(spool)
         fill(journal, 3001, 4000)
-        assert journal.put_first([entry(seq) for seq in range(1, 3001)])
+        assert journal.put_first([entry(seq, 1000) for seq in range(1, 3001)])
         assert journal.numbers().segments > 4
         journal.close(keep=True)
         adopted = adopt_one(spool)
