@@ -53,7 +53,9 @@ class Ended(NamedTuple):
     seconds: float
 
 
-def start(script: str, url: str, *flags: str, folder: Path | None = None, **env: str) -> subprocess.Popen[str]:
+def start(
+    script: str, url: str, *flags: str, folder: Path | None = None, head: str = HEAD, **env: str
+) -> subprocess.Popen[str]:
     """A new interpreter that runs a script with that sink; one that forks is not measured by a coverage tool.
 
     Args:
@@ -61,15 +63,16 @@ def start(script: str, url: str, *flags: str, folder: Path | None = None, **env:
         url: The sink, for the environment variable SINK.
         flags: Of the interpreter.
         folder: Where to put the script as a file, which spawned children can import; else it is a `-c` script.
+        head: What comes first.
         env: More of the environment.
     """
     measured = not any(word in script for word in ("fork", "multiprocessing", "child("))
     kept = {name: value for name, value in os.environ.items() if measured or not name.startswith("COVERAGE")}
     if folder is None:
-        command = ["-c", HEAD + script]
+        command = ["-c", head + script]
     else:
         path = folder / "program.py"
-        path.write_text(HEAD + script)
+        path.write_text(head + script)
         command = [str(path)]
     return subprocess.Popen(
         [sys.executable, *FLAGS, *flags, *command],
@@ -81,12 +84,12 @@ def start(script: str, url: str, *flags: str, folder: Path | None = None, **env:
     )
 
 
-def run(script: str, url: str, *flags: str, folder: Path | None = None, **env: str) -> Ended:
+def run(script: str, url: str, *flags: str, folder: Path | None = None, head: str = HEAD, **env: str) -> Ended:
     """Run a script as `start` does, until it ends."""
     began = time.monotonic()
-    with start(script, url, *flags, folder=folder, **env) as process:
+    with start(script, url, *flags, folder=folder, head=head, **env) as process:
         try:
-            out, err = process.communicate(timeout=20)
+            out, err = process.communicate(timeout=100)
         except subprocess.TimeoutExpired:
             process.kill()
             raise

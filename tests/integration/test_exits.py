@@ -1,86 +1,130 @@
-"""How programs end: in processes of their own, with real brokers, alive and dead."""
+"""How programs end: in processes of their own, with real brokers, alive, refusing, frozen and dead."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
-import redis
 
-from streamll.codec import decode
-from tests.fixtures.redis import RedisEndpoint, RedisServer
+from tests.contract.destinations import Destination, RabbitMQDestination, RedisDestination
+from tests.fixtures.rabbitmq import RabbitMQServer
+from tests.fixtures.redis import RedisServer
+from tests.integration.programs import HEAD, hear, numbers, run, start, with_options
 
-pytestmark = [pytest.mark.integration, pytest.mark.redis, pytest.mark.e2e]
+pytestmark = [pytest.mark.integration, pytest.mark.redis, pytest.mark.rabbitmq, pytest.mark.e2e]
 
-HEAD = """
-import os, signal, sys, threading, time
-import streamll
-streamll.configure(sinks=[os.environ["SINK"]])
-def emit(n):
-    for i in range(n):
-        streamll.emit("tick", data={"i": i})
+DEAD = {"redis": "redis://127.0.0.1:1/0?stream=app", "rabbitmq": "amqp://127.0.0.1:1/?queue=app"}
+
+SLACK = 20.0
+"""Seconds beyond an exit_timeout of two that no machine needs."""
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Which broker."""
+    return str(request.param)
+
+
+@pytest.fixture
+def destination(request: pytest.FixtureRequest, kind: str) -> Iterator[Destination]:
+    """A place on a server that others use too."""
+    server = request.getfixturevalue(f"{kind}_server")
+    found = RedisDestination(server) if kind == "redis" else RabbitMQDestination(server)
+    with contextlib.closing(found):
+        yield found
+
+
+def frozen(kind: str, own_redis: Callable[..., RedisServer], own_rabbitmq: Callable[..., RabbitMQServer]) -> str:
+    """The URL of a broker that takes connections and says nothing."""
+    if kind == "redis":
+        redis = own_redis()
+        redis.freeze()
+        return RedisDestination(redis).url()
+    rabbitmq = own_rabbitmq()
+    rabbitmq.freeze()
+    return RabbitMQDestination(rabbitmq).url()
+
+
+ENDINGS = {
+    "end": ("emit(1000)", 0),
+    "sys.exit": ("emit(1000); sys.exit(3)", 3),
+    "uncaught": ("emit(1000); raise ValueError('the script is wrong')", 1),
+    "shutdown": ("emit(1000); streamll.shutdown()", 0),
+    "atexit": ("import atexit; atexit.register(lambda: emit(1000))", 0),
+    "thread": ("threading.Thread(target=emit, args=(1000,)).start()", 0),
+    "a thread that outlives the main one": (
+        "threading.Thread(target=lambda: (time.sleep(0.2), emit(1000), sys.exit(5))).start()",
+        0,
+    ),
+    "asyncio": (
+        """
+import asyncio
+async def main():
+    async def some(k): emit(100, 100 * k)
+    await asyncio.gather(*(some(k) for k in range(10)))
+asyncio.run(main())
+""",
+        0,
+    ),
+    "asyncio, cancelled": (
+        """
+import asyncio
+async def main():
+    try: await asyncio.sleep(60)
+    finally: emit(1000)
+async def outer():
+    task = asyncio.create_task(main())
+    await asyncio.sleep(0)
+    task.cancel()
+asyncio.run(outer())
+""",
+        0,
+    ),
+    "executor": (
+        """
+from concurrent.futures import ThreadPoolExecutor
+ThreadPoolExecutor(1).submit(emit, 1000)
+""",
+        0,
+    ),
+    "Ctrl-C": ("emit(1000); signal.raise_signal(signal.SIGINT)", 1),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_script_that_emits_and_ends_delivers(destination: Destination, ending: str) -> None:
+    script, status = ENDINGS[ending]
+    ended = run(script, with_options(destination))
+    if ending == "Ctrl-C":
+        assert ended.status in (-signal.SIGINT, 1, 130)
+    else:
+        assert ended.status == status
+    assert ended.out == ""
+    assert ended.err == "" or (status == 1 and ended.err.count("Traceback") == 1 and "streamll" not in ended.err)
+    assert numbers(destination) == list(range(1000))
+
+
+def test_what_is_emitted_behind_the_end_is_refused_and_disturbs_nobody(destination: Destination) -> None:
+    before = """
+import atexit, os
+atexit.register(lambda: print(streamll.emit("late", data={}), sink().refused.get("stopped")))
+class Last:
+    def __del__(self):
+        os.write(1, b"%d\\n" % streamll.emit("later", data={}))
 """
-DEAD = "redis://127.0.0.1:1/0?stream=app"
+    # Functions that were registered before streamll was imported run behind its own.
+    ended = run("last = Last()\nemit(100)\n", with_options(destination), head=before + HEAD)
+    assert (ended.status, ended.out, ended.err) == (0, "False 1\n0\n", "")
+    assert numbers(destination) == list(range(100))
 
 
-def start(script: str, sink: str, *flags: str) -> subprocess.Popen[str]:
-    """A new interpreter that runs a script with that sink; one that forks is not measured by a coverage tool."""
-    forks = "fork" in script
-    env = {name: value for name, value in os.environ.items() if not (forks and name.startswith("COVERAGE"))}
-    return subprocess.Popen(
-        [sys.executable, *flags, "-c", HEAD + script],
-        env={**env, "SINK": sink},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def run(script: str, sink: str, *flags: str) -> tuple[int, str, str, float]:
-    """Exit status, output, error output and seconds of a script."""
-    began = time.monotonic()
-    process = start(script, sink, *flags)
-    out, err = process.communicate(timeout=50)
-    return process.returncode, out, err, time.monotonic() - began
-
-
-def numbers(client: redis.Redis, stream: str) -> list[int]:
-    """The `i` of every event of a stream."""
-    entries: object = client.xrange(stream)
-    assert isinstance(entries, list)
-    return [decode(fields[b"event"]).data["i"] for _, fields in entries]
-
-
-@pytest.mark.parametrize(
-    ("ending", "status"),
-    [
-        ("emit(1000)", 0),
-        ("emit(1000); sys.exit(3)", 3),
-        ("emit(1000); raise ValueError('the script is wrong')", 1),
-        ("emit(1000); streamll.shutdown()", 0),
-        ("import atexit; atexit.register(lambda: emit(1000))", 0),
-        ("threading.Thread(target=emit, args=(1000,)).start()", 0),
-    ],
-    ids=["end", "sys.exit", "uncaught", "shutdown", "atexit", "thread"],
-)
-def test_a_script_that_emits_and_ends_delivers(
-    redis_server: RedisEndpoint, redis_client: redis.Redis, cleanup_stream: str, ending: str, status: int
-) -> None:
-    code, out, err, _ = run(ending, f"{redis_server.url}?stream={cleanup_stream}&exit_timeout=30")
-    assert code == status
-    assert out == ""
-    assert err == "" or (status == 1 and err.count("Traceback") == 1 and "streamll" not in err)
-    assert numbers(redis_client, cleanup_stream) == list(range(1000))
-
-
-def test_daemon_threads_may_emit_to_the_very_end(
-    redis_server: RedisEndpoint, redis_client: redis.Redis, cleanup_stream: str
-) -> None:
+def test_daemon_threads_may_emit_to_the_very_end(destination: Destination) -> None:
     script = """
 def forever():
     while True:
@@ -91,91 +135,109 @@ for _ in range(3):
     threading.Thread(target=forever, daemon=True).start()
 time.sleep(0.2)
 """
-    code, _, err, _ = run(script, f"{redis_server.url}?stream={cleanup_stream}&exit_timeout=30")
-    assert code == 0
-    assert "Traceback" not in err
-    assert numbers(redis_client, cleanup_stream)[:100] == list(range(100))
+    ended = run(script, with_options(destination, buffer_overflow_strategy="drop_newest"))
+    assert ended.status == 0
+    assert "Traceback" not in ended.err
+    assert "Fatal" not in ended.err
+    assert numbers(destination)[:100] == list(range(100))
 
 
-def test_exit_keeps_its_time_with_a_dead_broker_and_says_what_is_lost() -> None:
-    code, out, err, seconds = run("emit(50)", DEAD)
-    assert (code, out) == (0, "")
-    assert seconds < 20  # exit_timeout is 2
-    assert "50 shutdown" in err
-    assert "Traceback" not in err
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+def test_a_fork_during_the_exit(destination: Destination) -> None:
+    script = """
+import atexit
+def last():
+    if os.fork() == 0:
+        emit(10, 1000)  # and the child goes on to end as its parent does
+    else:
+        emit(10, 10)
+        os.wait()
+emit(10)
+atexit.register(last)
+"""
+    ended = run(script, with_options(destination))
+    assert (ended.status, ended.err) == (0, "")
+    assert sorted(numbers(destination)) == [*range(20), *range(1000, 1010)]
 
 
-def test_exit_keeps_its_time_with_a_frozen_broker(own_redis: Callable[..., RedisServer]) -> None:
-    server = own_redis()
-    server.freeze()
-    code, _, err, seconds = run("emit(50)", f"{server.url}?stream=app")
-    assert code == 0
-    assert seconds < 20
-    assert "Traceback" not in err
+@pytest.mark.parametrize("broker", ["dead", "refusing", "frozen"])
+def test_the_exit_keeps_its_time_and_says_what_is_lost(request: pytest.FixtureRequest, kind: str, broker: str) -> None:
+    if broker == "dead":
+        url = DEAD[kind]
+    elif broker == "frozen":
+        servers = (request.getfixturevalue("own_redis"), request.getfixturevalue("own_rabbitmq"))
+        url = frozen(kind, *servers)
+    elif kind == "redis":
+        url = request.getfixturevalue("own_redis")(requirepass="right").url.replace("right", "sesame") + "?stream=app"
+    else:
+        parts = urlsplit(request.getfixturevalue("rabbitmq_server").url)
+        place = parts.netloc.rpartition("@")[2]
+        url = urlunsplit(parts._replace(netloc=f"nobody:sesame@{place}", query="queue=app"))
+    ended = run("emit(50); sys.exit(7)", url)
+    assert (ended.status, ended.out) == (7, "")
+    assert ended.seconds < SLACK
+    assert ended.err.count("stopped before all of its events were delivered: 50 ") == 1
+    assert "Traceback" not in ended.err
+    assert "sesame" not in ended.err
 
 
-@pytest.mark.parametrize("sink", ["alive", "dead"])
-def test_ctrl_c_ends_promptly(
-    redis_server: RedisEndpoint, redis_client: redis.Redis, cleanup_stream: str, sink: str
-) -> None:
-    url = f"{redis_server.url}?stream={cleanup_stream}&exit_timeout=30" if sink == "alive" else DEAD
+@pytest.mark.parametrize("broker", ["alive", "dead"])
+def test_ctrl_c_ends_promptly(destination: Destination, kind: str, broker: str) -> None:
+    url = with_options(destination) if broker == "alive" else DEAD[kind]
     process = start("emit(100)\nprint('ready', flush=True)\nwhile True: emit(1); time.sleep(0.01)", url)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
+    assert hear(process) == "ready"
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=50)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < SLACK
     assert process.returncode in (-signal.SIGINT, 1, 130)
     assert err.count("Traceback") == 1  # the script's own
-    if sink == "alive":
-        assert numbers(redis_client, cleanup_stream)[:100] == list(range(100))
+    if broker == "alive":
+        assert numbers(destination)[:100] == list(range(100))
 
 
-def test_a_forked_child_delivers_its_own_events_and_the_parent_its_own(
-    redis_server: RedisEndpoint, redis_client: redis.Redis, cleanup_stream: str
+def test_ctrl_c_twice_does_not_wait(
+    kind: str, own_redis: Callable[..., RedisServer], own_rabbitmq: Callable[..., RabbitMQServer]
 ) -> None:
+    url = f"{frozen(kind, own_redis, own_rabbitmq)}&exit_timeout=300"
     script = """
+import atexit
 emit(100)
-pid = os.fork()
-if pid == 0:
-    for i in range(100, 200):
-        streamll.emit("tick", data={"i": i})
-    ok = streamll.flush(20) and streamll.stats().balanced
-    os._exit(0 if ok else 1)
-_, status = os.waitpid(pid, 0)
-sys.exit(os.waitstatus_to_exitcode(status))
+atexit.register(lambda: print("ending", flush=True))
 """
-    # Python 3.12 warns of forking a process that has threads: that is what this test is about.
-    code, _, err, _ = run(
-        script, f"{redis_server.url}?stream={cleanup_stream}&exit_timeout=30", "-W", "ignore::DeprecationWarning"
+    process = start(script, url)
+    assert hear(process) == "ending"
+    time.sleep(0.5)  # until the exit waits for the sink; were it earlier, it would be waited for no longer either
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=50)
+    assert time.monotonic() - began < SLACK
+    assert "interrupted while the last events were being delivered" in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM between processes")
+def test_sigterm_ends_it_at_once_as_ever(destination: Destination) -> None:
+    process = start(
+        "emit(100)\nstreamll.flush(20)\nprint('ready', flush=True)\ntime.sleep(50)", with_options(destination)
     )
-    assert (code, err) == (0, "")
-    assert sorted(numbers(redis_client, cleanup_stream)) == list(range(200))
+    assert hear(process) == "ready"
+    process.terminate()
+    _, err = process.communicate(timeout=50)
+    assert (process.returncode, err) == (-signal.SIGTERM, "")
+    assert numbers(destination) == list(range(100))
 
 
-@pytest.mark.parametrize("pool", [False, True], ids=["Process", "ProcessPoolExecutor"])
-@pytest.mark.skipif(sys.platform != "linux", reason="forks")
-def test_children_of_multiprocessing_deliver_at_their_end(
-    redis_server: RedisEndpoint, redis_client: redis.Redis, cleanup_stream: str, pool: bool
-) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM between processes")
+def test_sigterm_with_a_handler_that_exits_delivers(destination: Destination) -> None:
     script = """
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
-def work(i):
-    streamll.emit("tick", data={"i": i})
-fork = multiprocessing.get_context("fork")
-emit(10)
-if POOL:
-    with ProcessPoolExecutor(2, mp_context=fork) as pool:
-        list(pool.map(work, range(10, 20)))
-else:
-    for i in range(10, 20):
-        process = fork.Process(target=work, args=(i,))
-        process.start()
-        process.join()
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+emit(100)
+print("ready", flush=True)
+time.sleep(50)
 """
-    url = f"{redis_server.url}?stream={cleanup_stream}&exit_timeout=30"
-    code, _, err, _ = run(script.replace("POOL", str(pool)), url, "-W", "ignore::DeprecationWarning")
-    assert (code, err) == (0, "")
-    assert sorted(numbers(redis_client, cleanup_stream)) == list(range(20))
+    process = start(script, with_options(destination, flush_interval=300))
+    assert hear(process) == "ready"
+    process.terminate()
+    _, err = process.communicate(timeout=50)
+    assert (process.returncode, err) == (143, "")
+    assert numbers(destination) == list(range(100))
