@@ -7,6 +7,7 @@ told apart by the code that the server sends, since redis-py's classes differ be
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from streamll.delivery.outcome import Failure
@@ -108,17 +109,18 @@ class Trouble:
         return FatalError(self.text) if self.failure is Failure.FATAL else UnavailableError(self.text)
 
 
-def trouble_of(error: BaseException | bytes | str, stream: str = "") -> Trouble:
+def trouble_of(error: BaseException | bytes | str, stream: str = "", secrets: Iterable[str] = ()) -> Trouble:
     """Tell what an error means.
 
     Args:
         error: An exception of redis-py or of the operating system, or an error text that the script returned.
         stream: The stream's key, for messages.
+        secrets: What it must not repeat, however it quotes that.
     """
     if isinstance(error, (bytes, str)):
         return _of_reply(error if isinstance(error, str) else error.decode("utf-8", "replace"), stream)
     name = type(error).__name__
-    text = _line(str(error))
+    text = _line(_without(str(error), secrets))
     if name == "AuthenticationError":
         code = "NOAUTH" if "required" in text.lower() else "WRONGPASS"
         return _of_reply(text if _by_text(text) else f"{code} {text}", stream)
@@ -169,6 +171,13 @@ def _by_text(text: str) -> tuple[str, tuple[Failure, str]] | None:
         if part in lowered:
             return code, meaning
     return None
+
+
+def _without(text: str, secrets: Iterable[str]) -> str:
+    for secret in sorted(secrets, key=len, reverse=True):
+        for spelled in (secret, ascii(secret)[1:-1], repr(secret.encode())[2:-1]):
+            text = text.replace(spelled, "***")
+    return text
 
 
 def _line(text: str) -> str:

@@ -24,7 +24,9 @@ from streamll.views.line import format_event, neutral, neutral_json
 # scheme was forgotten.
 _LOGIN = re.compile(r"(://)[^\s'\"]*@|[^\s'\"/:]*:(?!//)[^\s'\"]*@")
 _SECRET_OPTION = re.compile(r"([?&][a-z_]*password=)[^&\s'\"]*", re.IGNORECASE)
-_SHOWN_OPTIONS = frozenset("stream group exchange queue queue_type routing_key binding_key dead_letter_stream db".split())
+_SHOWN_OPTIONS = frozenset(
+    "stream group exchange queue queue_type routing_key binding_key dead_letter_stream db".split()
+)
 _SHOWN_OF_UNDECODABLE = 80
 _TIDIED_BYTES = 64 * MIB
 
