@@ -285,12 +285,12 @@ class RedisConnection:
         return _trouble(error)
 
 
-def _trouble(error: BaseException) -> Trouble:
+def _trouble(error: BaseException, secrets: Iterable[str] = ()) -> Trouble:
     """As `trouble_of`, but says of a timeout of the kernel what it is."""
     for cause in (error, error.__cause__, error.__context__):
         if isinstance(cause, (BlockingIOError, TimeoutError)) or type(cause).__name__ == "TimeoutError":
             return Trouble("", Failure.UNAVAILABLE, "the server did not answer in time")
-    return trouble_of(error)
+    return trouble_of(error, secrets=secrets)
 
 
 def _packer(connection: Any) -> Callable[[tuple[Argument, ...]], bytes]:
@@ -486,12 +486,16 @@ class Dialer:
             raise trouble.as_error()
         owner = None
         seen = []
-        for first, last, *nodes in replies[0]:
-            for name, port, *_ in nodes:
-                seen.append((name.decode() if name else host, int(port)))
-            if first <= self._slot <= last and nodes:
-                name, port, *_ = nodes[0]
-                owner = (name.decode() if name else host, int(port))
+        try:
+            for first, last, *nodes in replies[0]:
+                for name, port, *_ in nodes:
+                    seen.append((name.decode() if name else host, int(port)))
+                if first <= self._slot <= last and nodes:
+                    name, port, *_ = nodes[0]
+                    owner = (name.decode() if name else host, int(port))
+        except (TypeError, ValueError, AttributeError):
+            connection.close()
+            raise FatalError("what answers as a node of the cluster is none") from None
         self._seen = list(dict.fromkeys(seen))
         if owner is None:
             connection.close()
@@ -547,7 +551,11 @@ def _connect(base: type[Any], settings: dict[str, Any], deadline: float, tap: Ta
             raise
     except Exception as error:  # redis-py, the resolver, TLS and a given client's credential provider: all end here
         tap.release()
+        # What a server says of a login may quote it; and an error raised in here would carry redis-py's with it.
+        secrets = [str(kept[name]) for name in ("username", "password") if kept.get(name)]
+        trouble = _trouble(error, secrets)
         if tap.interrupted:
-            raise UnavailableError("interrupted") from None
-        raise _trouble(error).as_error() from None
-    return RedisConnection(connection, tap)
+            trouble = Trouble("", Failure.UNAVAILABLE, "interrupted")
+    else:
+        return RedisConnection(connection, tap)
+    raise trouble.as_error()
