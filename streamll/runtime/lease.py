@@ -6,11 +6,11 @@ not: what is in the files (segment.py), or which folder to look at (spool.py).
     spool_dir/                            may be anybody's
       0123456789abcdef/                   0700; one for each destination
         9f0c2d4e6a8b1c3d/                 0700; one for each producer, locked by the process that owns it
-          00000001.segment                0600
+          00001001.segment                0600
           .spare-1                        0600; a segment to be
         .9f0c2d4e6a8b1c3d.new/            a folder that is being made
 
-The lease is a lock (flock) on the producer's folder itself, so it cannot be deleted while what it protects is there, and
+The lease is a lock (flock) on the producer's folder itself, so it cannot be deleted without what it protects, and
 programs that clean temporary folders leave a locked one alone. A folder gets its name only after it is locked, so nobody
 can come between. The kernel gives the lock back when the last copy of the descriptor is closed, however a process ends:
 so a forked child closes its copies at once, before any other code runs in it.
@@ -40,7 +40,7 @@ _NOT_OURS = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EMLINK, e
 _PRIVATE = 0o700
 _KEY_LENGTH = 16
 
-_being_opened: set[Path] = set()
+_being_opened: list[Path] = []
 """Folders that some thread is opening at this moment; see `_forget_in_child`."""
 
 _open_folders: WeakSet[Folder] = WeakSet()
@@ -296,11 +296,11 @@ def _require_own(found: os.stat_result) -> None:
 
 def _open(path: Path) -> Folder:
     """Open a folder of this user, which a link is not; raises OSError."""
-    _being_opened.add(path)
+    _being_opened.append(path)
     try:
         folder = Folder(path, os.open(path, _FOLDER_FLAGS))
     finally:
-        _being_opened.discard(path)
+        _being_opened.remove(path)
     try:
         _require_own(os.fstat(folder.descriptor))
     except BaseException:
