@@ -449,7 +449,10 @@ class Sink:
     def _spool_stats(self) -> dict[str, Any]:
         if self._shelf is None or self._adopter is None:
             return {}
+        from streamll.runtime.spool import set_aside
+
         return {
+            "set_aside": set_aside.read(),
             "unprotected": self._shelf.unprotected,
             "spool_bytes": self._shelf.journal.numbers().bytes,
             "spool_trouble": self._shelf.journal.trouble,

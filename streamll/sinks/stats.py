@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,8 @@ class SinkStats(Balance):
         unprotected: Accepted events that were to be on disk and were in memory only, because the disk did not take them.
         spool_bytes: Bytes of the files on disk of this sink.
         spool_trouble: What is wrong with the spool; empty when nothing is.
+        set_aside: Files in the spool that this process could not read and put aside, or left alone, by kind: empty,
+            foreign, damaged, unreadable, newer.
         adopted: What became of the events that dead processes had left in the spool, each in a ledger of its own.
         batches: Batches sent, attempts that failed included.
         failed_batches: Those of them, and those for which no connection could be had, that were not delivered whole.
@@ -51,6 +53,7 @@ class SinkStats(Balance):
     unprotected: int = 0
     spool_bytes: int = 0
     spool_trouble: str = ""
+    set_aside: Mapping[str, int] = field(default_factory=dict)
     adopted: tuple[Adoption, ...] = ()
     batches: int = 0
     failed_batches: int = 0
