@@ -17,7 +17,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any, cast
 
@@ -551,11 +551,14 @@ def _connect(base: type[Any], settings: dict[str, Any], deadline: float, tap: Ta
             raise
     except Exception as error:  # redis-py, the resolver, TLS and a given client's credential provider: all end here
         tap.release()
-        # What a server says of a login may quote it; and an error raised in here would carry redis-py's with it.
-        secrets = [str(kept[name]) for name in ("username", "password") if kept.get(name)]
-        trouble = _trouble(error, secrets)
-        if tap.interrupted:
-            trouble = Trouble("", Failure.UNAVAILABLE, "interrupted")
+        trouble = _why_not(error, kept, tap)
     else:
         return RedisConnection(connection, tap)
-    raise trouble.as_error()
+    raise trouble.as_error()  # not in the block above: it would carry redis-py's error, which may quote the login
+
+
+def _why_not(error: Exception, settings: Mapping[str, Any], tap: Tap) -> Trouble:
+    """What kept a connection from being opened. What a server says of a login may quote it, and is not repeated then."""
+    if tap.interrupted:
+        return Trouble("", Failure.UNAVAILABLE, "interrupted")
+    return _trouble(error, [str(settings[name]) for name in ("username", "password") if settings.get(name)])
