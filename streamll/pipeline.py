@@ -105,8 +105,9 @@ class Pipeline:
         log.debug("an event was lost to an internal error", exc_info=error)
 
     def refresh_process(self) -> None:
-        """Take up the process id of a forked child."""
+        """Begin anew in a forked child: its process id, and its own counts."""
         self.resource["pid"] = os.getpid()
+        self.tally = Tally()
         self._resource = {kind: codec.encode_resource(self.resource, kind) for kind in codec.CONTENT_TYPES.values()}
 
     def prepare(self, event: StreamllEvent) -> StreamllEvent | None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from streamll.runtime.fork import tell_after_fork
+from streamll.runtime.hosts import settle_in
 
 log = logging.getLogger("streamll")
 
@@ -44,12 +45,18 @@ class Stoppable(Protocol):
 # Not weak references: a sink that nobody holds any more has events to deliver all the same.
 _running: set[Stoppable] = set()
 
-_told_multiprocessing = 0  # the process that did it
+# The processes that did it.
+_told_multiprocessing = 0
+_settled_in = 0
 
 
 def stop_at_exit(sink: Stoppable) -> None:
     """Drain this sink at the interpreter's exit, unless it is forgotten before; it lives until then."""
+    global _settled_in
     _running.add(sink)
+    if _settled_in != os.getpid():
+        _settled_in = os.getpid()
+        settle_in(_leaving.leave)
     _leave_with_multiprocessing()
 
 

@@ -35,3 +35,44 @@ with whole_import():  # nor the parent
     flags = ["-W", "ignore::DeprecationWarning"]
     done = subprocess.run([sys.executable, *flags, "-c", script], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("0 True\n", "")
+
+
+def test_a_child_closes_its_copies_and_nothing_else() -> None:
+    script = """
+import os, socket, sys
+from streamll.runtime.fork import Descriptors
+descriptors = Descriptors()
+ours, theirs = socket.socketpair()
+gone, _other = socket.socketpair()
+descriptors.hold(ours.fileno())
+descriptors.hold(gone.fileno())
+number = gone.fileno()
+reading, writing = os.pipe()
+gone.close()
+os.dup2(writing, number)  # somebody else's by now
+pid = os.fork()
+if pid == 0:
+    os.write(number, b"still open")
+    try:
+        ours.send(b"x")
+        os._exit(1)
+    except OSError:
+        pass
+    sys.stdin.readline()
+    os._exit(0)
+ours.send(b"from the parent")
+ours.close()
+print(theirs.recv(100), theirs.recv(100), os.read(reading, 100), os.waitpid(pid, os.WNOHANG)[0])
+sys.stdout.flush()
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    flags = ["-W", "ignore::DeprecationWarning"]
+    process = subprocess.Popen(
+        [sys.executable, *flags, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdout is not None
+        # The other end sees the end, while the child lives.
+        assert process.stdout.readline() == "b'from the parent' b'' b'still open' 0\n"
+        out, _ = process.communicate("\n", timeout=60)
+    assert (process.returncode, out) == (0, "0\n")
