@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import hypothesis.strategies as st
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from streamll.delivery.circuit import CircuitBreaker, CircuitState
+from streamll.delivery.gaps import Gap, gaps_of
 from streamll.delivery.machine import (
     DEAD_LETTER_FAILED,
     EXPIRED,
@@ -25,7 +27,8 @@ from streamll.delivery.machine import (
     Wait,
 )
 from streamll.delivery.outcome import BatchOutcome, Entry, Failure
-from tests.unit.deliveries import entry, seqs
+from streamll.models import Record
+from tests.unit.deliveries import entry, record, seqs
 
 SECOND = 1_000_000_000
 FAILED = (Failure.UNAVAILABLE, Failure.FATAL)
@@ -49,6 +52,16 @@ def outcomes(draw: st.DrawFn, size: int) -> BatchOutcome:
     )
 
 
+def note_of(gap: Gap) -> Record:
+    """A note from which its ranges can be read back."""
+    return record(json.dumps(gap.ranges).encode())
+
+
+def told_by(item: Entry) -> list[int]:
+    """The numbers that a note declares."""
+    return [seq for first, last in json.loads(item.record.payload) for seq in range(first, last + 1)]
+
+
 class AnyBroker(RuleBasedStateMachine):
     """Commands carried out in any way, checked against a model that knows each entry's history."""
 
@@ -58,14 +71,21 @@ class AnyBroker(RuleBasedStateMachine):
         dead_letter=st.booleans(),
         delay=st.sampled_from([0.0, 0.5, 40.0]),
         circuit=st.booleans(),
+        declares=st.booleans(),
     )
-    def begin(self, threshold: int, deadline: float | None, dead_letter: bool, delay: float, circuit: bool) -> None:
+    def begin(
+        self, threshold: int, deadline: float | None, dead_letter: bool, delay: float, circuit: bool, declares: bool
+    ) -> None:
         self.now = 1000.0
         self.threshold = threshold
         self.deadline = deadline
         self.dead_letter = dead_letter
         self.circuit = CircuitBreaker(threshold, 30.0, 300.0, enabled=circuit)
-        self.machine = Machine(self.circuit, lambda n: delay * n, lambda: 0.5, deadline, dead_letter)
+        declare = note_of if declares else None
+        self.machine = Machine(self.circuit, lambda n: delay * n, lambda: 0.5, deadline, dead_letter, declare)
+        self.declares = declares
+        self.to_tell: set[int] = set()  # numbers that were dropped, and of which no reader has heard
+        self.told = self.untold = 0
         self.next_seq = 1
         self.held: dict[int, Entry] = {}
         self.marked: set[int] = set()
@@ -85,15 +105,22 @@ class AnyBroker(RuleBasedStateMachine):
     )
     def load(self, size: int, gap: int, poison: set[int], age: float) -> None:
         batch = []
+        holes: list[tuple[int, str]] = []
         for position in range(size):
-            self.next_seq += gap if position % 5 == 0 else 1
+            step = gap if position % 5 == 0 else 1
+            holes += [(seq, "overflow") for seq in range(self.next_seq + 1, self.next_seq + step)]
+            self.next_seq += step
             reason = "too large" if position in poison else ""
             batch.append(entry(self.next_seq, created=int((self.now - age) * SECOND), poison=reason))
             if reason:
                 self.marked.add(self.next_seq)
         self.held.update({item.seq: item for item in batch})
-        self.machine.load(batch)
-        self.wants = size == 0
+        if not batch:  # nothing is left to send, but that something was dropped
+            holes = [(self.next_seq + n, "overflow") for n in range(1, gap)]
+            self.next_seq += gap
+        self.machine.load(batch, gaps_of(holes))
+        self.to_be_told(seq for seq, _ in holes)
+        self.wants = not batch and not self.to_tell
 
     @rule(data=st.data())
     def step(self, data: st.DataObject) -> None:
@@ -101,10 +128,12 @@ class AnyBroker(RuleBasedStateMachine):
         self.flushed = False
         command = self.machine.next(self.now)
         if self.sent is not None:  # the answer never came
-            self.unsure |= {item.seq for item in self.sent}
+            self.unsure |= {item.seq for item in self.sent if not item.note}
             self.sent = None
         if isinstance(command, Take):
             assert not self.held
+            assert not self.to_tell, "everything that was dropped has been told"
+            assert self.machine.is_idle
             self.wants = True
         elif isinstance(command, Wait):
             assert not flushed
@@ -131,14 +160,21 @@ class AnyBroker(RuleBasedStateMachine):
                 assert reason == (UNCONFIRMED if item.seq in self.unsure else EXPIRED)
                 assert late
             self.settle(item)
+        self.to_be_told(seqs(settlement.dropped))
 
     def check_sent(self, command: Send) -> None:
-        numbers = seqs(command.entries)
-        assert numbers
+        assert command.entries
+        assert seqs(command.entries) == sorted(set(seqs(command.entries)))
+        events = [item for item in command.entries if not item.note]
+        numbers = seqs(events)
         assert numbers == sorted(self.held)[: len(numbers)], "always the first of what is held, in its order"
         if self.circuit.state is CircuitState.HALF_OPEN:
-            assert len(numbers) <= PROBE_SIZE
+            assert len(command.entries) <= PROBE_SIZE
         for item in command.entries:
+            if item.note:
+                assert told_by(item)[-1] == item.seq
+                assert self.to_tell.issuperset(told_by(item)), "only of what was dropped, and once"
+        for item in events:
             assert item.record is self.held[item.seq].record
             assert bool(item.dead_letter) == (item.seq in self.marked)
             assert self.dead_letter or not item.dead_letter
@@ -152,28 +188,31 @@ class AnyBroker(RuleBasedStateMachine):
         delivered: set[int] = set()
         dead: set[int] = set()
         dropped: dict[int, str] = {}
+        told: list[int] = []
         unanswered: list[Entry] = []
         for position, item in enumerate(command.entries):
             if position in outcome.rejected:
-                if item.seq in self.marked:
-                    dropped[item.seq] = DEAD_LETTER_FAILED
-                self.marked.add(item.seq)
+                self.refuse(item, dropped)
             elif outcome.failure is None or position in outcome.delivered:
-                (dead if item.dead_letter else delivered).add(item.seq)
+                if item.note:
+                    told += told_by(item)
+                else:
+                    (dead if item.dead_letter else delivered).add(item.seq)
             else:
                 unanswered.append(item)
-                if outcome.failure in FAILED and outcome.sent:
+                if outcome.failure in FAILED and outcome.sent and not item.note:
                     self.unsure.add(item.seq)
         if outcome.failure is Failure.REJECTED and not outcome.rejected and len(unanswered) == 1:
-            poison = unanswered[0].seq
-            if poison in self.marked:
-                dropped[poison] = DEAD_LETTER_FAILED
-            self.marked.add(poison)
+            self.refuse(unanswered[0], dropped)
         assert set(seqs(settlement.delivered)) == delivered
         assert set(seqs(settlement.dead_lettered)) == dead
         assert {item.seq: reason for item, reason in settlement.dropped} == dropped
         assert settlement.count == len(delivered) + len(dead) + len(dropped)
         assert seqs(settlement.delivered) == sorted(delivered)
+        assert [seq for first, last in settlement.declared for seq in range(first, last + 1)] == told
+        self.to_tell.difference_update(told)
+        self.told += len(told)
+        self.to_be_told(dropped)
         for item in [*settlement.delivered, *settlement.dead_lettered, *(item for item, _ in settlement.dropped)]:
             self.settle(item)
         self.failures = self.failures + 1 if outcome.failure in FAILED else 0
@@ -183,6 +222,21 @@ class AnyBroker(RuleBasedStateMachine):
                 assert self.circuit.state is CircuitState.OPEN
             elif outcome.failure is not Failure.UNAVAILABLE:
                 assert self.circuit.state is CircuitState.CLOSED
+
+    def refuse(self, item: Entry, dropped: dict[int, str]) -> None:
+        """The broker refuses an event, a dead letter or a note for itself."""
+        if item.note:
+            self.to_tell.difference_update(told_by(item))
+            self.untold += len(told_by(item))
+        elif item.seq in self.marked:
+            dropped[item.seq] = DEAD_LETTER_FAILED
+        else:
+            self.marked.add(item.seq)
+
+    def to_be_told(self, numbers: Iterable[int]) -> None:
+        """Note what was dropped, if readers are told."""
+        if self.declares:
+            self.to_tell.update(numbers)
 
     def settle(self, item: Entry) -> None:
         assert item.seq in self.held, "settled twice, or never loaded"
@@ -197,11 +251,11 @@ class AnyBroker(RuleBasedStateMachine):
         self.machine.probe_now(self.now)
         self.flushed = True
 
-    @precondition(lambda self: self.held)
+    @precondition(lambda self: self.held or self.to_tell)
     @rule()
     def stop(self) -> None:
         if self.sent is not None:
-            self.unsure |= {item.seq for item in self.sent}
+            self.unsure |= {item.seq for item in self.sent if not item.note}
             self.sent = None
         settlement = self.machine.abandon()
         assert {item.seq: reason for item, reason in settlement.dropped} == {
@@ -209,12 +263,16 @@ class AnyBroker(RuleBasedStateMachine):
         }
         assert settlement.count == len(self.held)
         self.held.clear()
+        self.untold += len(self.to_tell)
+        self.to_tell.clear()
+        assert self.machine.is_idle
 
     @invariant()
     def floor_is_the_lowest_number_held(self) -> None:
         if hasattr(self, "machine"):
             assert self.machine.floor == min(self.held, default=None)
             assert self.machine.retries == self.retries
+            assert (self.machine.declared, self.machine.undeclared) == (self.told, self.untold)
 
 
 TestAnyBroker = AnyBroker.TestCase
