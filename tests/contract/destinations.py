@@ -316,6 +316,9 @@ class SQLiteDestination(Destination):
     def sink(self, **options: Any) -> Sink:
         return SQLiteSink(str(self.path), **options)
 
+    def url(self) -> str:
+        return f"sqlite://{self.path}"
+
     def _rows(self, table: str, columns: str) -> list[Any]:
         with contextlib.closing(sqlite3.connect(self.path)) as connection:
             try:
