@@ -38,6 +38,7 @@ OVERFLOW = "overflow"
 SPOOL_FULL = "spool_full"
 SPOOL_DAMAGED = "spool_damaged"
 
+_REFUSE = "refuse"  # beside the strategies: where there is no room, nothing gives way, and nobody waits
 _NEVER = 1 << 62
 _POLL = 0.05  # seconds after which a waiting thread looks again by itself, should a wake-up have gone to another
 
@@ -132,7 +133,7 @@ class Buffer:
 
     def _enter_side(self) -> None:
         # Nobody is there any more to wait or to be told, so these give way.
-        strategy = self._strategy if self._strategy == "drop_oldest" else "drop_newest"
+        strategy = self._strategy if self._strategy in ("drop_oldest", "drop_newest") else _REFUSE
         while self._side:
             item = self._side.popleft()
             if isinstance(item, str):
@@ -243,7 +244,7 @@ class Buffer:
                     if self._busy:  # it interrupted a `put` of this thread: what it waits for cannot come
                         self._side.append(record)
                         return True
-                    accepted = self._enter(record, "block" if remaining > 0 else "drop_newest")
+                    accepted = self._enter(record, "block" if remaining > 0 else _REFUSE)
                 if accepted is not None:
                     return accepted
 

@@ -84,7 +84,7 @@ class TestPressure:
         assert ids_at(outage.destination) == [ids[seq - 1] for seq in (1, 4, 5, 7, 9, 10)]
         assert_told(outage.destination, sink.producer, 10, [(2, 3), (6, 6), (8, 8)], {"overflow": 4})
 
-    @pytest.mark.parametrize("strategy", ["raise_error"])
+    @pytest.mark.parametrize("strategy", ["block", "raise_error"])
     def test_the_other_strategies_shed_nothing_that_was_accepted(self, outage: Outage, strategy: str) -> None:
         outage.begin()
         sink = outage.destination.sink(

@@ -71,7 +71,7 @@ class TestPressure:
         assert seqs(batch) == [7, 8, 9, 10]
         assert told(held.buffer.take_gaps(batch)) == [1, 2, 3, 4, 5, 6]
 
-    @pytest.mark.parametrize("strategy", ["raise_error"])
+    @pytest.mark.parametrize("strategy", ["block", "raise_error"])
     def test_the_other_strategies_shed_nothing_that_was_accepted(self, strategy: str) -> None:
         held = Held(strategy)
         fill(held, "dndn")
