@@ -85,8 +85,8 @@ def format_event(
     shown: list[str] = []
     left = limit
     for text, style in _pieces(event, dated, producer):
-        text = neutral(text)
         room = left - (1 if shown else 0)
+        text = neutral(text[: max(0, room) + 1])  # which makes nothing shorter, and may be asked of a very long text
         if len(text) > room:
             text = text[: max(0, room - 1)] + "…"
             left = -1
