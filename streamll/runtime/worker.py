@@ -147,11 +147,14 @@ class Worker:
         self._delays: Callable[[int], float] | None = None
         self._thread: threading.Thread | None = None
         self._driving = threading.Lock()
+        self._closing = threading.Lock()
+        self._has_ended = False
         self._flushes: deque[int] = deque()  # the last number of what each caller wants delivered
         self._flush_through = 0
         self._probe = False
         self._sent_through = 0
         self._stop_by: float | None = None
+        self._is_inherited = False
         self._unsettled_as = SHUTDOWN  # what is in flight, if the worker does not come back from what it does
         self._served_at = 0.0
         self._said: set[str] = set()
@@ -234,21 +237,27 @@ class Worker:
                     transport.interrupt()
                 self._buffer.activity.set()
                 self._thread.join(_GRACE)
-        waited = self._buffer.give_up(self._unsettled_as)
-        self._report(Settlement(dropped=[(entry, SHUTDOWN) for entry in waited]))
-        if self._buffer.shelf is not None and not self.is_alive:  # else it may be reading there
-            self._buffer.shelf.close()
+        self._report(Settlement(dropped=self._buffer.give_up(self._unsettled_as)))
+        if self._thread is None or self._has_ended or not self._thread.is_alive():  # else it may be reading there
+            self._close_shelf()
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether its thread has not ended."""
-        return self._thread is not None and self._thread.is_alive()
+    def forget_in_child(self) -> None:
+        """It is the parent's: if its own thread forked, in a callback, that thread has nothing to do here any more."""
+        self._is_inherited = True
 
     # The loop
 
     def _run(self) -> None:
         mute_this_thread()
         self._drive(None)
+        self._has_ended = True
+        if self._buffer.is_sealed:  # whoever stopped it waits no longer
+            self._close_shelf()
+
+    def _close_shelf(self) -> None:
+        """Give the journal up, when all is done with it: the later one of this thread and of whoever stops it does so."""
+        if self._buffer.shelf is not None and self._closing.acquire(blocking=False):
+            self._buffer.shelf.close()
 
     def _drive_inline(self, until: float) -> None:
         """Work on the caller's thread, where no thread can be started any more."""
@@ -267,7 +276,7 @@ class Worker:
                 except Exception as error:
                     self._defect(error)
                     self._pause(monotonic() + _AFTER_DEFECT, until)
-            if self._stop_by is not None:
+            if self._stop_by is not None and not self._is_inherited:
                 clean = not self._has_work() and not self._buffer.is_sealed
                 left = self._machine.abandon()
                 if self._buffer.shelf is None:  # else `give_up` leaves it on disk
@@ -279,6 +288,8 @@ class Worker:
             self._driving.release()
 
     def _is_over(self, until: float | None) -> bool:
+        if self._is_inherited:
+            return True
         now = monotonic()
         return (self._stop_by is not None and now >= self._stop_by) or (until is not None and now >= until)
 
@@ -410,7 +421,9 @@ class Worker:
     def _settle(self, settlement: Settlement) -> None:
         if settlement.count or settlement.declared:
             if not self._buffer.settle(settlement, self._machine.floor):
-                settlement = settlement.as_dropped(self._unsettled_as)  # as which it was counted when it was given up
+                if self._buffer.shelf is not None:
+                    return  # it was told what became of each when it was given up
+                settlement = settlement.as_dropped(self._unsettled_as)  # as which it was counted then
             self._say_losses(settlement)
             self._report(settlement)
         self._report_evicted()

@@ -83,13 +83,13 @@ class EventQueue:
         self._sink = sink
 
     def empty(self) -> bool:
-        """Whether nothing is buffered or in flight."""
+        """Whether nothing is buffered, in flight or on disk."""
         return self.qsize() == 0
 
     def qsize(self) -> int:
-        """How many events are buffered or in flight."""
+        """How many events are buffered, in flight or on disk."""
         balance = self._sink.balance()
-        return balance.buffered + balance.in_flight
+        return balance.buffered + balance.in_flight + balance.spooled
 
 
 class Sink:
@@ -116,7 +116,7 @@ class Sink:
         keeps_notes: Whether its destination keeps the sink's own records, of gaps and of the end, for readers.
         orphan_age: Seconds for which the destination remembers what it has of a producer that died, so that nothing is
             there twice; older events of dead processes are left to `streamll replay`.
-        event_queue: What it still holds: `event_queue.empty()` is False while anything is buffered or in flight.
+        event_queue: What it still holds: `event_queue.empty()` is False while anything is buffered, in flight or on disk.
     """
 
     own_options: ClassVar[type[OptionSet]] = OptionSet
@@ -527,6 +527,7 @@ class Sink:
         """Be a new sink in a forked child; what the parent had buffered stays the parent's."""
         stopped = self._phase in (Phase.DRAINING, Phase.STOPPED)
         self._inherited = (self._buffer, self._worker)  # kept: closing the parent's connection is not ours to do
+        self._worker.forget_in_child()
         if self._shelf is not None:
             self._shelf.journal.forget_in_child()
         if self._adopter is not None:
