@@ -344,3 +344,25 @@ time.sleep(100)
         tell(process)
         assert hear(process) == "True"
     assert sorted(numbers(place)) == [*range(10), *range(1000, 1010)]
+
+
+def test_a_callback_that_forks_on_the_workers_thread_does_not_take_the_deliveries_along(
+    destination: Destination,
+) -> None:
+    script = """
+import streamll.api
+pids = []
+def delivered(report):
+    if not pids:
+        pids.append(os.fork())  # the child goes on from here as well
+streamll.api.sinks()[0]._worker._on_delivery = delivered
+emit(100)
+streamll.flush(30)
+print(status_of(pids[0]))
+"""
+    ended = run(script, with_options(destination, batch_size=10))
+    assert (ended.status, ended.out, ended.err) == (0, "0\n", "")
+    stored = destination.stored()
+    assert len({(event.producer, event.seq) for event in stored}) == len(stored)
+    assert len({event.producer for event in stored}) == 1
+    assert numbers(destination) == list(range(100))
