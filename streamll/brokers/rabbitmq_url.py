@@ -104,7 +104,8 @@ def read_url(url: str, ours: Iterable[str]) -> Address:
     mine: dict[str, str] = {}
     theirs: dict[str, str] = {}
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
-        if not name.isidentifier():  # it may be the end of a password
+        is_known = name in ours or name in PikaOptions.names()
+        if not (is_known or (name.isidentifier() and "@" not in parts.query)):  # it may be a part of a password
             raise ConfigurationError(f"the AMQP URL has an option without a proper name; {remedy}")
         if name in mine or name in theirs:
             raise ConfigurationError(f"the AMQP URL has the option {name} more than once")

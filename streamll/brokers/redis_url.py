@@ -181,7 +181,7 @@ def _split_query(
             raise ConfigurationError(f"url option {name!r}: {REFUSED_OPTIONS[name]}")
         elif name in TLS_OPTIONS:
             raise ConfigurationError(f"url option {name!r}: needs TLS, that is rediss:// instead of {parts.scheme}://")
-        elif not name.isidentifier():  # it may be the end of a password
+        elif not name.isidentifier() or "@" in parts.query:  # it may be a part of a password
             raise ConfigurationError(f"url: the name of an option is not well formed; {_ESCAPES}")
         else:
             raise unknown_option("url: ", name, {*own, *allowed})
