@@ -307,7 +307,8 @@ class SinkOptions(OptionSet):
     )
     spool_bytes: int = option(
         256 * MIB,
-        "Bytes on disk at most, over all processes with this spool_dir, give or take a segment for each.",
+        "Bytes on disk at most, over all processes with this spool_dir, give or take a segment for each. At a stop, what is "
+        "left in memory may come on top.",
         at_least=128 * KIB,
         unit="bytes",
     )

@@ -42,11 +42,21 @@ class Gap:
         """The number that its note takes: it is that of a dropped event, so it is free, and keeps the order."""
         return self.ranges[-1][1]
 
+    def followed_by(self, later: Gap) -> Gap:
+        """Return this gap and a later one as one."""
+        if self.last + 1 == later.ranges[0][0]:
+            joined = ((self.ranges[-1][0], later.ranges[0][1]),)
+            ranges = (*self.ranges[:-1], *joined, *later.ranges[1:])
+        else:
+            ranges = (*self.ranges, *later.ranges)
+        return Gap(ranges, _summed([self.reasons, later.reasons]))
+
 
 class Holes:
     """Numbers of dropped events that no note has declared yet, as merged ranges.
 
-    There is never more than one range more than there are events around them, so memory is bounded by the buffer.
+    There is never more than one range more than there are events around them, so memory is bounded by the buffer. That
+    is why these are not a RangeSet for each reason: numbers dropped for two reasons in turn would not merge in either.
     """
 
     def __init__(self) -> None:

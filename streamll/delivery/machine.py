@@ -9,7 +9,7 @@ nowhere: its number is that of an event that was counted when it was dropped.
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from math import inf
 
 from streamll.delivery.batching import halves
 from streamll.delivery.circuit import CircuitBreaker, CircuitState
-from streamll.delivery.gaps import Gap, gaps_of
+from streamll.delivery.gaps import MOST_RANGES, Gap, gaps_of
 from streamll.delivery.outcome import BatchOutcome, Entry, Failure
 from streamll.models import Record
 
@@ -323,8 +323,20 @@ class Machine:
         if self._declare is None:
             return
         for gap in gaps:
-            insort(group, Entry(gap.last, self._declare(gap), note=True), key=lambda entry: entry.seq)
+            at = bisect_left(group, gap.last, key=lambda entry: entry.seq)
+            if at < len(group) and self._may_grow(group[at], gap):
+                gap = gap.followed_by(self._notes.pop(group.pop(at).seq))
+            if at > 0 and self._may_grow(group[at - 1], gap):
+                at -= 1
+                gap = self._notes.pop(group.pop(at).seq).followed_by(gap)
+            group.insert(at, Entry(gap.last, self._declare(gap), note=True))
             self._notes[gap.last] = gap
+
+    def _may_grow(self, neighbour: Entry, gap: Gap) -> bool:
+        """Whether what stands beside a gap is a note, which may tell of it too: unless it may be at the broker already."""
+        if not neighbour.note or neighbour.seq in self._unsure:
+            return False
+        return len(self._notes[neighbour.seq].ranges) + len(gap.ranges) <= MOST_RANGES
 
     def _mark(self, entry: Entry, reason: str) -> Entry:
         self._holds_dead_letters = True

@@ -480,7 +480,7 @@ class Buffer:
         with self._lock:
             self._closed = True
 
-    def give_up(self, in_flight_as: str = UNCONFIRMED) -> list[Entry]:
+    def give_up(self, in_flight_as: str = UNCONFIRMED) -> list[tuple[Entry, str]]:
         """Drop what waits, and what is in flight without the worker having said its fate: nothing changes after it.
 
         What can be left on disk for the next process is not dropped, but stays spooled.
@@ -489,19 +489,21 @@ class Buffer:
             in_flight_as: Why what is in flight counts as dropped.
 
         Returns:
-            The entries that waited and were dropped.
+            The entries that were dropped, with the reason; without a shelf, those in flight are not known here.
         """
         with self._lock:
             self._closed = self._sealed = True
             ledger = self._ledger
             waited = self._waiting.clear()
+            aloft: list[Entry] = []
             flying = ledger.in_flight
             if self._shelf is not None:
                 aloft = [entry for entry in self._flying if entry.seq not in self._landed]
                 lost = {entry.seq for entry in self._shelf.put_away([*aloft, *waited])}
                 self._shelf.settle(ranges_of(sorted(lost)), undeclared=self._holes is not None)
                 waited = [entry for entry in waited if entry.seq in lost]
-                flying = sum(1 for entry in aloft if entry.seq in lost)
+                aloft = [entry for entry in aloft if entry.seq in lost]
+                flying = len(aloft)
             if waited:
                 ledger.drop(SHUTDOWN, len(waited))
             if flying:
@@ -511,4 +513,4 @@ class Buffer:
             self._floor = None
             self._flying = []
             self._tell_waiting()
-        return waited
+        return [(entry, in_flight_as) for entry in aloft] + [(entry, SHUTDOWN) for entry in waited]

@@ -29,9 +29,9 @@ from time import time_ns
 from streamll.delivery.outcome import Entry
 from streamll.errors import ConfigurationError
 from streamll.options import MIB
+from streamll.ranges import RangeSet
 from streamll.runtime.journal_reader import JournalReader
 from streamll.runtime.lease import require_support
-from streamll.runtime.ranges import RangeSet
 from streamll.runtime.segment import (
     FRAME_BYTES,
     HEADER_BYTES,
@@ -246,8 +246,7 @@ class Journal:
                 while pending:
                     ranges = list(islice(pending, MOST_RANGES_A_FRAME))
                     size = len(pack_settlement(ranges, 0, undeclared))
-                    active = self._chain.active
-                    segment = self._chain.room_for(size, above=active.size - active.limit)
+                    segment = self._chain.room_for(size, settling=True)
                     frame = pack_settlement(ranges, segment.salt, undeclared)
                     end = segment.end + len(frame)
                     segment.map[segment.end : end] = frame

@@ -95,7 +95,8 @@ class SegmentChain:
         self._made = 0
         self._used = 0  # bytes in the whole spool, when it was looked at last
         self._look_at = 0.0
-        self._retry_at = 0.0
+        self._retry_at = 0.0  # when the disk may be asked again
+        self._full_until = 0.0  # when it may be looked again whether spool_bytes has room
         self._closed = False
         self._inherited = False
 
@@ -110,12 +111,13 @@ class SegmentChain:
 
     # Room to store something
 
-    def room_for(self, size: int, above: int = 0) -> SegmentFile:
+    def room_for(self, size: int, settling: bool = False) -> SegmentFile:
         """The segment in which so many bytes have room: the active one, or a new one, which is active then.
 
         Args:
             size: The bytes.
-            above: How far into its reserve the active one may be filled.
+            settling: Whether they are a settlement. For these the active one has a reserve, and a new one may be made
+                beyond `spool_bytes`: what was settled must not come back to life for want of room to say so.
 
         Raises:
             NoRoomError: When there is none, and none can be made now.
@@ -123,37 +125,45 @@ class SegmentChain:
         segment = self.active
         if segment is not self.nothing:
             segment.wipe()
-            if segment.end + size <= segment.limit + above:
+            if segment.end + size <= (segment.size if settling else segment.limit):
                 return segment
         needed = HEADER_BYTES + size
         if needed > _limit_of(self._segment_bytes):
             raise NoRoomError(f"{size:,} bytes are more than a segment holds")
         now = monotonic()
-        if self._closed or now < self._retry_at:
+        if self._closed or now < self._retry_at or (now < self._full_until and not settling):
             raise NoRoomError("it is closed" if self._closed else self.trouble)
         made: SegmentFile | None = None
         try:
             spare = self._spare
             if spare is None or spare is segment or needed > spare.limit:
-                self._spare = None
-                self._discard(spare)
-                spare = made = self._make(needed)
+                self._drop_spare(spare)
+                spare = made = self._make(needed, beyond=settling)
             self._activate(spare, self._have_folder())
         except OSError as error:
             self._discard(made)
             self._fail(error)
             raise NoRoomError(self.describe(error)) from error
-        self._spare = None
+        if self._spare is spare:  # another may have been prepared meanwhile
+            self._spare = None
         return spare
 
-    def _make(self, needed: int) -> SegmentFile:
+    def _drop_spare(self, spare: SegmentFile | None) -> None:
+        if self._spare is spare:
+            self._spare = None
+            self._discard(spare)
+
+    def _make(self, needed: int, beyond: bool = False) -> SegmentFile:
         """Make a segment in which so many bytes have room, under a name that no adopter looks at; raises OSError."""
         size = max(LEAST_SEGMENT, self._segment_bytes // _FIRST_SHARE << min(self._made, _FIRST_SHARE))
+        if beyond:
+            size = LEAST_SEGMENT
         while _limit_of(size) < needed:
             size *= 2
         size = min(size, self._segment_bytes)
         folder = self._have_folder()
-        self._require_room(size)
+        if not beyond:
+            self._require_room(size)
         segment = SegmentFile(f"{SPARE_PREFIX}{next(self._spares)}", size, limit=_limit_of(size))
         segment.make(folder)
         self.mapped.append(segment)
@@ -169,9 +179,9 @@ class SegmentChain:
         segment.name = name_of(index)
         self.is_new = True
         self._made += 1
+        self.active = segment  # before it is among the others: those that are not active may be released
         if segment not in self.segments:
             self.segments.append(segment)
-        self.active = segment
         for other in tuple(self.segments):
             other.retired = other is not segment
         self.trouble = ""
@@ -182,8 +192,10 @@ class SegmentChain:
         return self.folder
 
     def _require_room(self, size: int) -> None:
-        self._used = used = bytes_in(self.spool_dir)
+        used = bytes_in(self.spool_dir)
+        self._used = used
         if used + size > self._spool_bytes:
+            self._full_until = monotonic() + _RETRY_AFTER
             raise OSError(errno.EDQUOT, f"spool_bytes is reached: {used:,} of {self._spool_bytes:,} bytes are in use")
         self._used += size
 
@@ -191,7 +203,9 @@ class SegmentChain:
         self.trouble = self.describe(error)
         if error.errno not in _UNDER_WAY:
             self.failures += 1
-            self._retry_at = monotonic() + _RETRY_AFTER
+            now = monotonic()
+            if now >= self._full_until:
+                self._retry_at = now + _RETRY_AFTER
 
     def describe(self, error: OSError) -> str:
         """What the disk said, in one line."""
@@ -235,7 +249,7 @@ class SegmentChain:
             raise OSError(errno.EBADF, "it is closed" if self._closed else "no further segment can stand first")
         folder = self._have_folder()
         size = HEADER_BYTES + sum([FRAME_BYTES + len(body) for body in bodies])
-        self._require_room(size)
+        # Without regard to spool_bytes: it is what was in memory, once, and the alternative is to lose it.
         index = self._lowest - 1
         segment = SegmentFile(f"{SPARE_PREFIX}{next(self._spares)}", size, new_salt())
         header = self._make_header(index, size, segment.salt)
@@ -266,7 +280,11 @@ class SegmentChain:
                 return  # so that it is seen before it is mended
             if self._used > self._spool_bytes // 2:
                 self._used = bytes_in(self.spool_dir)  # others may have made room
-        if now < self._retry_at or self._spare is not None or self.active.end <= self.active.limit // 2:
+        if (
+            now < max(self._retry_at, self._full_until)
+            or self._spare is not None
+            or self.active.end <= self.active.limit // 2
+        ):
             return
         try:
             spare = self._make(0)
@@ -317,7 +335,7 @@ class SegmentChain:
             self.segments.popleft()
             self._unmap(oldest)
             self._used -= oldest.size
-            self._retry_at = 0.0  # there is room now
+            self._retry_at = self._full_until = 0.0  # there is room now
             released = True
         return released
 

@@ -42,6 +42,7 @@ from streamll.runtime.buffer import BUFFER_FULL, OVERFLOW, SPOOL_FULL, Buffer
 from streamll.runtime.fork import whole_import
 from streamll.runtime.latency import Histogram
 from streamll.runtime.transport import Transport
+from streamll.runtime.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from streamll.runtime.journal import Journal
@@ -238,18 +239,26 @@ class Worker:
                 self._buffer.activity.set()
                 self._thread.join(_GRACE)
         self._report(Settlement(dropped=self._buffer.give_up(self._unsettled_as)))
-        if self._thread is None or self._has_ended or not self._thread.is_alive():  # else it may be reading there
+        if self._has_ended or not self.is_alive:  # else it may be reading there
             self._close_shelf()
 
     def forget_in_child(self) -> None:
-        """It is the parent's: if its own thread forked, in a callback, that thread has nothing to do here any more."""
+        """It is the parent's, and its thread has nothing to do here: if it forked itself, in a callback, or is a greenlet."""
         self._is_inherited = True
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its thread has not ended."""
+        return self._thread is not None and self._thread.is_alive()
 
     # The loop
 
     def _run(self) -> None:
         mute_this_thread()
         self._drive(None)
+        while self._is_inherited and threading.current_thread() is not threading.main_thread():
+            # A greenlet lives on in a forked child, where `threading` does not know it, and prints an error when it ends.
+            Wakeup().wait(IDLE_POLL)
         self._has_ended = True
         if self._buffer.is_sealed:  # whoever stopped it waits no longer
             self._close_shelf()

@@ -345,7 +345,6 @@ def test_what_a_stopped_sink_has_left_another_of_the_same_process_delivers(sink_
     assert broker.seqs(first.producer) == numbers(1, 10)
 
 
-@pytest.mark.xfail(reason="nobody gives the lease back then, while the process lives")
 def test_also_what_one_has_left_whose_worker_outlived_it(sink_of: MakeSink) -> None:
     away = Broker()
     first = sink_of(away)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -202,18 +203,17 @@ class TestSettling:
         assert adopted.unsettled < seq - 50  # as many as the reserve holds
         assert drain(adopted) == list(range(seq - adopted.unsettled, seq))
 
-    def test_what_did_not_fit_is_said_as_soon_as_there_is_room(self, spool: Path) -> None:
+    def test_a_full_spool_has_room_for_what_must_not_come_back(self, spool: Path) -> None:
         journal = make(spool, spool_bytes=2 * SMALL)
         last = 0
         while journal.append(entry(last + 1)):
             last += 1
+        assert "spool_bytes" in journal.trouble
         for n in range(1, last, 2):
             journal.settle([(n, n)])
-        assert "spool_bytes" in journal.trouble
         middle = last // 2 + 50
         journal.settle([(1, middle)])
         journal.release(middle)
-        assert journal.numbers().segments == 1
         fill(journal, last + 1, last + 1)
         assert journal.trouble == ""
         journal.settle([(middle + 1, middle + 2)])
@@ -368,11 +368,17 @@ class TestPuttingFirst:
         journal.close(keep=True)
         assert drain(adopt_one(spool)) == [7, 8]
 
-    def test_all_of_them_or_none(self, spool: Path) -> None:
+    def test_all_of_them_or_none(self, spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         journal = make(spool, spool_bytes=4 * SMALL)
         fill(journal, 9001, 9003)
-        assert not journal.put_first([entry(seq) for seq in range(1, 5001)])
-        assert "spool_bytes" in journal.trouble
+
+        def full(descriptor: int, data: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as context:
+            context.setattr("os.write", full)
+            assert not journal.put_first([entry(seq) for seq in range(1, 5001)])
+        assert "No space left" in journal.trouble
         journal.close(keep=True)
         assert drain(adopt_one(spool)) == [9001, 9002, 9003]
 
