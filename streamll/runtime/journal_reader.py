@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 
 from streamll.delivery.outcome import Entry
+from streamll.ranges import RangeSet
 from streamll.runtime.lease import Folder
-from streamll.runtime.ranges import RangeSet
 from streamll.runtime.segment import HEADER_BYTES, Damage, EntryReader
 from streamll.runtime.segment_file import SegmentFile
 

@@ -30,7 +30,7 @@ import msgspec
 
 from streamll.delivery.outcome import Entry
 from streamll.errors import StreamllError
-from streamll.runtime.ranges import RangeSet
+from streamll.ranges import RangeSet
 
 VERSION = 1
 """The version of segments that this module writes, and the highest that it reads."""
@@ -57,6 +57,7 @@ _CRC = Struct(">I")
 _FRAME = Struct(">2sII")
 FRAME_BYTES = _FRAME.size
 _LONGEST_SETTLEMENT = 32 * 1024
+_MOST_RANGES = 100_000  # that a survey remembers of each kind: what is on disk may say anything
 _NUMBERS = 1 << 63
 _MARKER_BEGINS = MARKER[:1]
 _ZEROS = bytes(64 * 1024)
@@ -297,9 +298,9 @@ class Survey:
     """
 
     def __init__(self) -> None:
-        self.stored = RangeSet()
-        self.settled = RangeSet()
-        self.undeclared = RangeSet()
+        self.stored = RangeSet(limit=_MOST_RANGES)
+        self.settled = RangeSet(limit=_MOST_RANGES)
+        self.undeclared = RangeSet(limit=_MOST_RANGES)
         self.first = self.last = 0
         self.damage = Damage()
 
@@ -345,17 +346,12 @@ class Survey:
 
     def unsettled(self) -> int:
         """How many entries are to be delivered."""
-        numbers = RangeSet(self.stored)
-        for first, last in self.settled:
-            numbers.remove(first, last)
-        return numbers.count()
+        return self.stored.without(self.settled).count()
 
     def missing(self) -> list[tuple[int, int]]:
         """The ranges between the first and the last number that are neither stored nor settled."""
-        known = RangeSet(self.stored)
-        for first, last in self.settled:
-            known.add(first, last)
-        return list(known.gaps(self.first, self.last)) if self.first else []
+        between = RangeSet([(self.first, self.last)] if self.first else [])
+        return list(between.without(self.stored.joined(self.settled)))
 
 
 def _number_of(body: bytes) -> int:

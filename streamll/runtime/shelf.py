@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from streamll.delivery.outcome import Entry
+from streamll.ranges import RangeSet
 from streamll.runtime.journal import Journal
-from streamll.runtime.ranges import RangeSet
 from streamll.runtime.waiting import RANKS, rank_of
 
 _ROOM = {RANKS["debug"]: 0.8, RANKS["normal"]: 0.95, RANKS["critical"]: 1.0}
 """How full the spool may be for an event of each class to be taken: the higher ones keep room for themselves."""
-
-_UNBOUNDED = 1 << 62
 
 
 class Shelf:
@@ -40,14 +38,14 @@ class Shelf:
         self.spooled = adopted or 0
         self.unprotected = 0
         self._adopted = adopted is not None
-        self._undeclared = RangeSet(limit=_UNBOUNDED)  # numbers of what was dropped, until readers are told
+        self._undeclared = RangeSet()  # numbers of what was dropped, until readers are told
         self._first = 0  # the lowest number that lies on disk only
-        self._bare = RangeSet(limit=_UNBOUNDED)  # numbers that are to be on disk and are not
+        self._bare = RangeSet()  # numbers that are to be on disk and are not
 
     def keep(self, entry: Entry) -> None:
         """Have an entry on disk too, which stays in memory; where the disk does not take it, that is counted."""
         if not self.journal.append(entry):
-            self._bare.add(entry.seq, entry.seq)
+            self._bare.add_one(entry.seq)
             self.unprotected += 1
 
     def has_room(self, entry: Entry) -> bool:

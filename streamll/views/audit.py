@@ -23,8 +23,8 @@ from itertools import islice
 
 from streamll.ids import parent_of
 from streamll.models import CLOSING, StreamllEvent
+from streamll.ranges import RangeSet
 from streamll.views.notes import read_closing, read_gap
-from streamll.views.ranges import Ranges
 
 MOST_RANGES = 500_000
 MOST_PRODUCERS = 10_000
@@ -170,12 +170,11 @@ class Audit:
         before = self._begin(producer, state)
         if seq <= state.line:
             state.late += 1
-        elif seq in state.seen:
-            state.count_again(redelivered)
-        else:
+        elif state.seen.add_one(seq):
             state.events += 1
             state.place(seq, self._cuts)
-            state.seen.add(seq, seq)
+        else:
+            state.count_again(redelivered)
         self._end(state, before)
 
     def add_note(self, producer: str, seq: int, note: StreamllEvent | None, redelivered: bool = False) -> None:
@@ -198,7 +197,7 @@ class Audit:
         else:
             if seq not in state.seen:
                 state.place(seq, self._cuts)
-            state.notes.add(seq, seq)
+            state.notes.add_one(seq)
             state.declared_late += state.declare(seq, note)
         self._end(state, before)
 
@@ -212,7 +211,7 @@ class Audit:
         if seq <= state.line:
             state.settled = state.settled.plus(Counts(dead_letters=1))
         else:
-            state.dead.add(seq, seq)
+            state.dead.add_one(seq)
         self._end(state, before)
 
     def add_stranger(self) -> None:
@@ -232,7 +231,7 @@ class Audit:
         self._changed.clear()
         return names
 
-    def holes(self, producer: str) -> Ranges:
+    def holes(self, producer: str) -> RangeSet:
         """Return the numbers of a producer that are missing, and nothing says why; without what is settled."""
         state = self._producers[producer]
         state.catch_up()
@@ -340,11 +339,11 @@ class _Producer:
     mark: int = -1
     """Its activity when producers were forgotten last."""
     reasons: dict[str, int] = field(default_factory=dict)
-    seen: Ranges = field(default_factory=Ranges)
-    notes: Ranges = field(default_factory=Ranges)
-    declared: Ranges = field(default_factory=Ranges)
-    dead: Ranges = field(default_factory=Ranges)
-    unread: Ranges = field(default_factory=Ranges)
+    seen: RangeSet = field(default_factory=RangeSet)
+    notes: RangeSet = field(default_factory=RangeSet)
+    declared: RangeSet = field(default_factory=RangeSet)
+    dead: RangeSet = field(default_factory=RangeSet)
+    unread: RangeSet = field(default_factory=RangeSet)
 
     @property
     def size(self) -> int:
@@ -353,10 +352,12 @@ class _Producer:
 
     def catch_up(self) -> None:
         if self.expected:
-            self.top = self.seen.lasts[-1] = self.expected - 1
+            if self.expected - 1 > self.top:
+                self.seen.add(self.top, self.expected - 1)
+            self.top = self.expected - 1
 
     def expect(self) -> None:
-        self.expected = self.top + 1 if self.seen and self.seen.lasts[-1] == self.top else 0
+        self.expected = self.top + 1 if self.seen.last == self.top else 0
 
     def place(self, seq: int, cuts: int) -> None:
         """Note in which order a number came that was not there."""
@@ -396,7 +397,7 @@ class _Producer:
                 self.declared.add(first, last)
         return too_late
 
-    def holes(self, whole: bool) -> Ranges:
+    def holes(self, whole: bool) -> RangeSet:
         """The undeclared numbers above the line."""
         return self._missing(self.top, whole)
 
@@ -404,14 +405,14 @@ class _Producer:
         """Turn the lower half of the ranges into counts; return how many ranges that frees."""
         before = self.size
         largest = max(self._sets, key=len)
-        line = min(largest.lasts[len(largest) // 2], self.top)
+        line = min(largest[len(largest) // 2][1], self.top)
         holes = self._missing(line, whole)
         self.settled = self._settled_with([numbers.cut_off(line) for numbers in self._sets], holes)
         self.line = max(self.line, line)
         if self.size == before:
             # Dead letters ahead of all else that was read. What is forgotten of them will look as if nobody owned up.
-            too_many = self.dead.cut_off(self.dead.lasts[len(self.dead) // 2])
-            self.settled = replace(self.settled, dead_letters=self.settled.dead_letters + too_many.total)
+            too_many = self.dead.cut_off(self.dead[len(self.dead) // 2][1])
+            self.settled = replace(self.settled, dead_letters=self.settled.dead_letters + too_many.count())
         return before - self.size
 
     def report(self, name: str, whole: bool) -> ProducerAudit:
@@ -444,23 +445,24 @@ class _Producer:
         return self.events + self.doubles + self.redelivered + self.late + len(self.notes)
 
     @property
-    def _sets(self) -> tuple[Ranges, Ranges, Ranges, Ranges, Ranges]:
+    def _sets(self) -> tuple[RangeSet, RangeSet, RangeSet, RangeSet, RangeSet]:
         return self.seen, self.notes, self.declared, self.dead, self.unread
 
-    def _missing(self, top: int, whole: bool) -> Ranges:
+    def _missing(self, top: int, whole: bool) -> RangeSet:
         lowest = max(1 if whole and self.sure else self.first, self.line + 1)
-        return Ranges([(lowest, top)] if self.first > 0 and lowest <= top else []).without(Ranges().joined(*self._sets))
+        expected = RangeSet([(lowest, top)] if self.first > 0 else [])
+        return expected.without(RangeSet().joined(*self._sets))
 
-    def _settled_with(self, sets: Sequence[Ranges], holes: Ranges) -> Counts:
+    def _settled_with(self, sets: Sequence[RangeSet], holes: RangeSet) -> Counts:
         """What is settled, and what these numbers come to beside it."""
         seen, notes, declared, dead, unread = sets
         return self.settled.plus(
             Counts(
-                declared=declared.without(seen).without(dead).total,
-                after_all=declared.within(seen).total,
-                dead_letters=dead.total,
-                unread=unread.without(seen.joined(notes, declared, dead)).total,
-                undeclared=holes.total,
+                declared=declared.without(seen).without(dead).count(),
+                after_all=declared.within(seen).count(),
+                dead_letters=dead.count(),
+                unread=unread.without(seen.joined(notes, declared, dead)).count(),
+                undeclared=holes.count(),
                 gaps=len(holes),
             )
         )

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from streamll.ranges import RangeSet
 from streamll.views.audit import Audit, ProducerAudit
 from streamll.views.line import neutral
 from streamll.views.notes import shown_ranges, shown_reasons
-from streamll.views.ranges import Ranges
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class _Known:
     """
 
     row: ProducerAudit | None = None
-    told: Ranges = field(default_factory=Ranges)
-    waiting: dict[float, Ranges] = field(default_factory=dict)
+    told: RangeSet = field(default_factory=RangeSet)
+    waiting: dict[float, RangeSet] = field(default_factory=dict)
 
 
 class Watch:
@@ -85,7 +85,7 @@ class Watch:
     @property
     def waiting(self) -> int:
         """How many missing numbers have not been called so yet, as of the last call of `changes`."""
-        return sum(missing.total for known in self._known.values() for missing in known.waiting.values())
+        return sum(missing.count() for known in self._known.values() for missing in known.waiting.values())
 
     def _holes(self, name: str, known: _Known, now: float) -> Iterator[Change]:
         holes = self._audit.holes(name)
@@ -93,7 +93,7 @@ class Watch:
         back = known.told.without(holes)
         known.told = known.told.within(holes)
         known.waiting[now] = holes.without(known.told.joined(*known.waiting.values()))
-        missing = Ranges()
+        missing = RangeSet()
         for since, waited in list(known.waiting.items()):
             left = known.waiting[since] = waited.within(holes)
             if now - since >= self._grace:
@@ -103,11 +103,11 @@ class Watch:
         known.told = known.told.joined(missing)
         shown = neutral(name)
         if missing:
-            text = f"UNDECLARED LOSS: {missing.total:,} missing of {shown}: {shown_ranges(missing)}"
-            yield Change("undeclared", name, missing.total, text)
+            text = f"UNDECLARED LOSS: {missing.count():,} missing of {shown}: {shown_ranges(missing)}"
+            yield Change("undeclared", name, missing.count(), text)
         if back:
-            text = f"{back.total:,} that seemed lost of {shown} accounted for: {shown_ranges(back)}"
-            yield Change("found", name, back.total, text)
+            text = f"{back.count():,} that seemed lost of {shown} accounted for: {shown_ranges(back)}"
+            yield Change("found", name, back.count(), text)
 
 
 def _news(old: ProducerAudit | None, row: ProducerAudit) -> Iterator[Change]:
