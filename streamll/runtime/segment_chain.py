@@ -357,8 +357,9 @@ class SegmentChain:
 
     @property
     def fill(self) -> float:
-        """How much of spool_bytes is in use, from 0 to 1; room in the active segment is not."""
-        free = max(0, self.active.limit - self.active.end)
+        """How much of spool_bytes is in use, from 0 to 1; room in the active segment, and in a prepared one, is not."""
+        spare = self._spare
+        free = max(0, self.active.limit - self.active.end) + (spare.size if spare is not None else 0)
         return min(1.0, max(0.0, (self._used - free) / self._spool_bytes))
 
     def close(self, delete: bool) -> None:
