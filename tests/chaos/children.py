@@ -17,9 +17,10 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from streamll.models import StreamllEvent
+from streamll.models import GAP, StreamllEvent
 from streamll.sinks.base import Sink, SinkStats
 from tests.chaos.clock import jump
 from tests.chaos.oracle import Found, Place, Verdict, Witness, judge
@@ -42,6 +43,25 @@ def end(process: Any, patience: float) -> None:
     if process.exitcode is None:
         process.kill()
         process.join()
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """No file of this process grows: the disk is full, as far as it can tell."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def left_in(spool: str) -> set[str]:
+    """The producers of which something lies in a spool."""
+    try:
+        return {path.parent.name for path in Path(spool).glob("*/*/*.segment")}
+    except FileNotFoundError:  # a folder went away while it was looked at
+        return {"some"}
 
 
 def is_over(sink: Sink, timeout: float) -> bool:
@@ -156,9 +176,11 @@ class Killed(Child):
             verdict.hold(len(set(stored)) == len(stored), "a killed application: an event is there twice")
             verdict.hold(len(found) == len(there), "a killed application: stored and dead, or dead twice")
             verdict.hold(stored == sorted(stored), "a killed application: out of order")
-        for gap in (one for one in place.stored if one.producer == self.producer and one.event_type == "streamll.gap"):
-            told = {seq for first, last in gap.ranges() for seq in range(first, last + 1)}
-            verdict.hold(not told & there, f"a killed application: declared as lost, and there: {sorted(told & there)}")
+        gaps = [one for one in place.stored if one.producer == self.producer and one.event_type == GAP]
+        told = {seq for gap in gaps for first, last in gap.ranges() for seq in range(first, last + 1)}
+        verdict.hold(not told & there, f"a killed application: declared as lost, and there: {sorted(told & there)}")
+        silent = [seq for seq in missing if there and min(there) < seq < max(there) and seq not in told]
+        verdict.hold(not silent, f"a killed application: not a word of {silent}")
         return verdict
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 import shutil
 import tempfile
 import time
@@ -17,7 +16,17 @@ from typing import Any
 
 from streamll.models import StreamllEvent
 from streamll.sinks.base import SinkStats
-from tests.chaos.children import FORK, Killed, be_an_application, end, is_over, quiet_fork, read_answers
+from tests.chaos.children import (
+    FORK,
+    Killed,
+    be_an_application,
+    end,
+    full_disk,
+    is_over,
+    left_in,
+    quiet_fork,
+    read_answers,
+)
 from tests.chaos.real import RealScenario, Rule
 from tests.fixtures.waiting import wait_until
 
@@ -149,26 +158,18 @@ class Crashes(RealScenario):
 
     def fill_disk(self) -> str:
         """No file of this process grows: the disk is full, as far as it can tell."""
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
-        try:
+        with full_disk():
             return self._meanwhile()
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-    def _left_on_disk(self) -> set[str]:
-        """The producers of which something is in the spool."""
-        return {path.parent.name for path in Path(self.spool["spool_dir"]).glob("*/*/*.segment")}
 
     def adopt_the_rest(self) -> None:
         """The next process delivers what is left on disk."""
         for _ in range(3):
-            if not self._left_on_disk():
+            if not left_in(self.spool["spool_dir"]):
                 return
             successor = self.make_sink(name=f"successor-{self.seed}", **self.options | self.spool | ADOPTS)
             successor.start()
-            gone = wait_until(lambda: not self._left_on_disk(), self.patience)
+            gone = wait_until(lambda: not left_in(self.spool["spool_dir"]), self.patience)
             stats = successor.stop(self.patience)
             self.hear(stats)
             self.note(f"adopted: {[(one.producer, one.accepted, one.dropped) for one in stats.adopted]}")
-            self.wrong.hold(gone, f"what is in the spool stays there: {self._left_on_disk()}; {stats}")
+            self.wrong.hold(gone, f"what is in the spool stays there: {left_in(self.spool['spool_dir'])}; {stats}")

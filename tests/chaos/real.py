@@ -196,8 +196,11 @@ class RealScenario:
         return None
 
     def closes(self, stats: SinkStats) -> bool | None:
-        """Whether the closing record of a sink that ended in peace must be there."""
-        return None
+        """Whether the closing record of a sink that ended while all was well must be there.
+
+        It is sent once, over a connection that is open: one that nothing was delivered over lately may not be.
+        """
+        return True if stats.accepted and stats.circuit == "closed" and not self.options["delivery_deadline"] else None
 
     def _verdict(self, closing: bool | None) -> Verdict:
         self.wrong.hold(is_over(self.sink, PATIENCE), "the worker does not end")

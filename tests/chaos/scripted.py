@@ -7,228 +7,22 @@ Nothing here sleeps: every wait of the sink is set to nothing or next to it.
 from __future__ import annotations
 
 import logging
+import shutil
+import tempfile
 import threading
-from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Any
 
-from streamll.codec import decode
-from streamll.delivery.outcome import BatchOutcome, Entry, Failure
-from streamll.errors import FatalError, UnavailableError
-from streamll.models import NOTES, PRIORITIES, StreamllEvent
+from streamll.models import PRIORITIES, StreamllEvent
 from streamll.options import PipelineOptions, SinkOptions
 from streamll.pipeline import Pipeline
-from streamll.sinks.base import DeliveryReport, Sink
-from streamll.testing.scripted import Answer, Hang, ScriptedSink, ScriptedTransport
-from tests.chaos.oracle import Found, Place, Verdict, Witness, failure, judge
+from streamll.sinks.base import DeliveryReport
+from streamll.testing.scripted import ScriptedSink
+from tests.chaos.brokers import Broker, ConfirmingBroker, FencedBroker, MuteBroker
+from tests.chaos.children import full_disk, left_in
+from tests.chaos.oracle import Place, Verdict, Witness, failure, judge
 from tests.chaos.watch import Watch
 from tests.fixtures.waiting import PATIENCE, wait_until
-
-FAULTS = ("down", "silent", "partial", "fatal", "raise", "hang")
-
-
-class Broker:
-    """A broker in memory that keeps its word, behind a connection that breaks as the seed says.
-
-    Attributes:
-        stored, dead: What it has taken, in its order.
-        wrong: What no broker should ever be sent.
-        errors: Times that it raised instead of answering.
-        faults: How often something is yet to go wrong, at most.
-        stubborn: Whether what hangs cannot be ended.
-        hang_next: Whether the next step is sure to hang.
-    """
-
-    def __init__(self, rng: Random, batch_limit: int) -> None:
-        self.stored: list[Found] = []
-        self.dead: list[Found] = []
-        self.wrong: list[str] = []
-        self.errors = 0
-        self.faults = rng.choice([0, 2, 5, 12, 30])
-        self.stubborn = rng.random() < 0.01
-        self.hang_next = self.calmed = False
-        self.hangs: list[Hang] = []
-        self.sink: Sink | None = None
-        self._rng = rng
-        self._rate = rng.choice([0.2, 0.5, 0.9])
-        self._limit = batch_limit
-        self._records: dict[int, tuple[bytes, bool]] = {}
-        self._inside = threading.Lock()
-
-    once = True
-    ordered = True
-    fenced = False
-
-    def calm(self) -> None:
-        """Break no more."""
-        self.calmed = True
-        self.faults = 0
-        for hang in self.hangs:
-            hang.release()
-
-    def opening(self) -> Iterator[Exception | Hang | None]:
-        """What each attempt to connect meets."""
-        while True:
-            fault = self._fault(("refused", "denied", "hang"), 0.4)
-            if fault == "refused":
-                yield UnavailableError("nobody there")
-            elif fault == "denied":
-                yield FatalError("wrong password")
-            else:
-                yield Hang() if fault else None
-
-    def answer(self, batch: Sequence[Entry]) -> Answer:
-        """Take a batch, or part of it, and say so, or not."""
-        if not self._inside.acquire(blocking=False):
-            self.wrong.append("two threads drive the transport")
-            return BatchOutcome(Failure.UNAVAILABLE)
-        try:
-            self._look_at(batch)
-            return self._answer(batch)
-        finally:
-            self._inside.release()
-
-    def _fault(self, among: Sequence[str], share: float = 1.0) -> str:
-        if self.hang_next and "hang" in among:
-            self.hang_next = False
-            return "hang"
-        if self.faults > 0 and self._rng.random() < self._rate * share:
-            self.faults -= 1
-            return self._rng.choice(among)
-        return ""
-
-    def _answer(self, batch: Sequence[Entry]) -> Answer:
-        fault = self._fault(FAULTS)
-        reached = self._rng.randint(0, len(batch))
-        if not fault:
-            return self.take(batch, len(batch))
-        if fault == "down":
-            return BatchOutcome(Failure.UNAVAILABLE, sent=False, error="down")
-        if fault == "fatal":
-            return BatchOutcome(Failure.FATAL, sent=False, error="no permission")
-        if fault == "hang" and self._rng.random() < 0.5:
-            reached = len(batch)
-        known = self.take(batch, reached)
-        if fault == "raise":
-            self.errors += 1
-            return RuntimeError("a defect of the transport")
-        if fault == "hang":
-            whole = reached == len(batch) and known.failure is None
-            hang = Hang(then=known if whole else BatchOutcome(Failure.UNAVAILABLE), stubborn=self.stubborn)
-            self.hangs.append(hang)
-            if self.calmed:
-                hang.release()
-            return hang
-        if fault == "partial":
-            return BatchOutcome(Failure.UNAVAILABLE, known.delivered, known.rejected, error="cut")
-        return BatchOutcome(Failure.UNAVAILABLE, error="no answer")
-
-    def _look_at(self, batch: Sequence[Entry]) -> None:
-        """What is true of every batch, whatever became of those before it."""
-        sink = self.sink
-        if sink is not None and not sink.balance().balanced:
-            self.wrong.append(f"the balance does not hold while a batch is sent: {sink.balance()}")
-        seqs = [entry.seq for entry in batch]
-        events = [entry for entry in batch if not entry.note]
-        if not batch or seqs != sorted(set(seqs)):
-            self.wrong.append(f"a batch out of order: {seqs}")
-        if len(events) > self._limit:
-            self.wrong.append(f"a batch of {len(events)} events, though {self._limit} are allowed")
-        for entry in batch:
-            what = entry.record.payload, entry.note
-            if self._records.setdefault(entry.seq, what) != what and not entry.note:
-                self.wrong.append(f"number {entry.seq} stands for two things")
-            self._records[entry.seq] = what
-            if entry.note != (entry.record.event_type in NOTES):
-                self.wrong.append(f"number {entry.seq} is a note that does not say so, or the other way round")
-            if entry.note and entry.dead_letter:
-                self.wrong.append(f"the note {entry.seq} is sent as a dead letter")
-
-    def take(self, batch: Sequence[Entry], first: int) -> BatchOutcome:
-        """Take the first so many; the outcome is that of an answer that arrives, and names all that is stored."""
-        raise NotImplementedError
-
-    def refuses(self, entry: Entry) -> bool:
-        """Whether it refuses an entry for itself."""
-        if entry.dead_letter:
-            return entry.record.operation == "hopeless"
-        return entry.record.operation in ("bad", "hopeless")
-
-    def keep(self, entry: Entry) -> None:
-        """Store an entry."""
-        event = decode(entry.record.payload)
-        producer = self.sink.producer if self.sink is not None else ""
-        found = Found(producer, entry.seq, event.event_id, event.event_type, event.data if entry.note else {})
-        (self.dead if entry.dead_letter else self.stored).append(found)
-
-
-class FencedBroker(Broker):
-    """Appends what is above its fence, and stops before what it refuses: as the Redis sink's server does."""
-
-    fenced = True
-    fence = 0
-
-    def take(self, batch: Sequence[Entry], first: int) -> BatchOutcome:
-        """See Broker."""
-        there = {found.seq for found in (*self.stored, *self.dead)}
-        for position, entry in enumerate(batch[:first]):
-            if entry.seq <= self.fence:
-                if entry.seq not in there:
-                    self.wrong.append(f"{entry.seq} comes after {self.fence}: a fence would lose it")
-                continue
-            if self.refuses(entry):
-                return BatchOutcome(Failure.REJECTED, frozenset(range(position)), {position: "bad"})
-            self.keep(entry)
-            self.fence = entry.seq
-        return self.all_or(first, batch)
-
-    @staticmethod
-    def all_or(first: int, batch: Sequence[Entry]) -> BatchOutcome:
-        """What is known when so many got in."""
-        if first == len(batch):
-            return BatchOutcome()
-        return BatchOutcome(Failure.UNAVAILABLE, frozenset(range(first)), error="cut")
-
-
-class ConfirmingBroker(Broker):
-    """Answers for each message alone, and stores again what is sent again: as RabbitMQ does."""
-
-    once = False
-    ordered = False
-
-    def take(self, batch: Sequence[Entry], first: int) -> BatchOutcome:
-        """See Broker."""
-        nacked = set(range(first, len(batch)))
-        if self.faults > 0 and self._rng.random() < 0.2:
-            nacked |= {position for position in range(first) if self._rng.random() < 0.3}
-        rejected = {}
-        delivered = set()
-        for position, entry in enumerate(batch):
-            if position in nacked:
-                continue
-            if self.refuses(entry):
-                rejected[position] = "unroutable"
-            else:
-                self.keep(entry)
-                delivered.add(position)
-        failure = Failure.UNAVAILABLE if nacked else None
-        return BatchOutcome(failure, frozenset(delivered), rejected, error="nacked" if nacked else "")
-
-
-class MuteBroker(Broker):
-    """Stores all of a batch or nothing of it, once, and does not say which entry it refuses."""
-
-    def take(self, batch: Sequence[Entry], first: int) -> BatchOutcome:
-        """See Broker."""
-        there = {(found.seq, dead) for dead, kind in enumerate((self.stored, self.dead)) for found in kind}
-        if any(self.refuses(entry) for entry in batch):
-            return BatchOutcome(Failure.REJECTED, error="bad request")
-        if first < len(batch):
-            return BatchOutcome(Failure.UNAVAILABLE, error="cut")
-        for entry in batch:
-            if (entry.seq, int(bool(entry.dead_letter))) not in there:
-                self.keep(entry)
-        return BatchOutcome()
 
 
 def draw_options(rng: Random) -> dict[str, Any]:
@@ -276,9 +70,15 @@ class Scenario:
         kind = rng.choice([FencedBroker, FencedBroker, ConfirmingBroker, MuteBroker])
         # What the broker draws happens on the worker's thread: with dice of its own the plan is the same every time.
         self.broker: Broker = kind(Random(rng.random()), limit)
-        self.transport = ScriptedTransport(then=self.broker.answer, opening=self.broker.opening())
+        self.spool = ""
+        if rng.random() < 0.3:
+            self.spool = tempfile.mkdtemp(prefix="streamll-chaos-")
+            self.options |= {"spool_dir": self.spool, "durability": rng.choice(["memory", "process", "disk"])}
+            self.options |= {"spool_bytes": rng.choice([128 << 10, 8 << 20]), "segment_bytes": 64 << 10}
+            if self.options["durability"] == "memory" or rng.random() < 0.3:
+                self.options["buffer_overflow_strategy"] = "spill"
         self.sink = ScriptedSink(
-            self.transport,
+            lambda producer: self.broker.transport(),
             name=f"chaos-{seed}",
             on_delivery=self._told if rng.random() < 0.9 else self._told_and_raises,
             event_filter=lambda event: event.event_type != "unwanted",
@@ -303,14 +103,20 @@ class Scenario:
         """Do all of it."""
         if self._watch is not None:
             self._watch.look_at(self.sink)
-        steps = (self.emit, self.emit, self.burst, self.burst, self.many_threads, self.flush, self.release, self.pester)
-        for _ in range(self._rng.randint(3, 20)):
-            self._rng.choice(steps)()
-            self._check_balance()
-        calm = self.end()
-        if self._watch is not None:
-            self._wrong += self._watch.look_at(None)
-        return self.verdict(calm)
+        steps = [self.emit, self.emit, self.burst, self.burst, self.many_threads, self.flush, self.release, self.pester]
+        if self.spool:
+            steps.append(self.fill_disk)
+        try:
+            for _ in range(self._rng.randint(3, 20)):
+                self._rng.choice(steps)()
+                self._check_balance()
+            calm = self.end()
+            if self._watch is not None:
+                self._wrong += self._watch.look_at(None)
+            return self.verdict(calm, self.adopt() if self.spool else 0)
+        finally:
+            if self.spool:
+                shutil.rmtree(self.spool)
 
     def event(self, rng: Random) -> StreamllEvent:
         """An event as the dice make it."""
@@ -371,6 +177,29 @@ class Scenario:
             )
         self.note(f"flush({timeout}): {flushed}")
 
+    def fill_disk(self) -> None:
+        """A burst while the disk takes nothing."""
+        with full_disk():
+            self.burst()
+        self.note("... while the disk was full")
+
+    def adopt(self) -> int:
+        """The next process delivers what is in the spool; returns how many events it has dropped."""
+        spooled = self.sink.stats().spooled
+        successor = ScriptedSink(
+            lambda producer: self.broker.transport(),
+            name=f"successor-{self.seed}",
+            **self.options | {"delivery_deadline": None, "durability": "process"},
+        )
+        successor.start()
+        gone = wait_until(lambda: not left_in(self.spool), PATIENCE, 0.0005)
+        stats = successor.stop(PATIENCE)
+        self._wrong.hold(gone, f"what is in the spool stays there: {stats}")
+        adopted = sum(one.accepted for one in stats.adopted)
+        self._wrong.hold(adopted == spooled, f"{spooled} were spooled, {adopted} adopted")
+        self._wrong.hold(all(one.balanced for one in stats.adopted), f"an adoption does not balance: {stats.adopted}")
+        return sum(sum(one.dropped.values()) for one in stats.adopted)
+
     def release(self) -> None:
         """Let what hangs go on."""
         for hang in self.broker.hangs:
@@ -424,8 +253,8 @@ class Scenario:
         wait_until(lambda: len(self.broker.hangs) > hanging or self.sink.event_queue.empty(), 0.05, 0.0002)
         self.note(f"a batch hangs: {len(self.broker.hangs) > hanging}")
 
-    def verdict(self, calm: bool) -> Verdict:
-        """What is wrong in the end."""
+    def verdict(self, calm: bool, may_miss: int) -> Verdict:
+        """What is wrong in the end, where adopters have dropped so many events."""
         broker = self.broker
         stats = self.sink.stats()
         place = Place(broker.stored, broker.dead, broker.once, broker.ordered, broker.fenced)
@@ -437,7 +266,7 @@ class Scenario:
             if report.reason == "expired" and report.latency < (self.options["delivery_deadline"] or 0.0)
         ]
         self._wrong.hold(not early, f"expired too early: {early}")
-        verdict = judge(self.witness, stats, place, defects=broker.errors)
+        verdict = judge(self.witness, stats, place, defects=broker.errors, may_miss=may_miss)
         return Verdict([*self._wrong, *broker.wrong, *verdict])
 
     def _check_balance(self) -> None:
