@@ -18,6 +18,7 @@ from streamll.context import mute_this_thread
 from streamll.delivery.ledger import Balance
 from streamll.options import YEAR
 from streamll.runtime.buffer import Buffer
+from streamll.runtime.fork import rest_in_child
 from streamll.runtime.spool import AdoptedJournal, adopt, orphans
 from streamll.runtime.wakeup import Wakeup
 from streamll.runtime.worker import Worker
@@ -96,6 +97,7 @@ class Adopter:
         self._max_age = max_age
         self._wake = Wakeup()
         self._stop_by: float | None = None
+        self._is_inherited = False
         self._lane: Lane | None = None
         self._seen: deque[Lane | Adoption] = deque(maxlen=_REMEMBERED)  # only the last one may be under way
         self._said: set[str] = set()
@@ -134,8 +136,11 @@ class Adopter:
 
     def forget_in_child(self) -> None:
         """In a forked child: the orphan is the parent's."""
+        self._is_inherited = True
+        self._stop_by = 0.0
         lane = self._lane
         if lane is not None:
+            lane.worker.forget_in_child()
             lane.journal.forget_in_child()
 
     def _is_stopping(self) -> bool:
@@ -151,6 +156,8 @@ class Adopter:
             except Exception as error:
                 self._defect("look for events in the spool", error)
             self._wake.wait(LOOK_AGAIN)
+        if self._is_inherited:
+            rest_in_child()
 
     def _try_to_adopt(self, folder: Path) -> None:
         try:

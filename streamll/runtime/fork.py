@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from typing import Protocol
 from weakref import WeakSet
 
+from streamll.runtime.wakeup import Wakeup
+
 
 class ForkAware(Protocol):
     """Something that holds locks, threads or connections."""
@@ -27,6 +29,7 @@ _aware: WeakSet[ForkAware] = WeakSet()
 _importing = threading.RLock()
 _PATIENCE = 5.0
 """Seconds that a fork waits for an import at most: should two threads' imports wait for each other, it goes on."""
+_LONG = 3600.0
 
 
 def tell_after_fork(thing: ForkAware) -> None:
@@ -69,6 +72,16 @@ class Descriptors:
 def _identity(descriptor: int) -> tuple[int, int]:
     found = os.fstat(descriptor)
     return found.st_dev, found.st_ino
+
+
+def rest_in_child() -> None:
+    """For a thread of the parent's that runs in a forked child: keep it from ending, if it is a greenlet.
+
+    gevent and eventlet copy their threads, which `threading` does not know there: one that ends prints an error. Of
+    other threads only the one that forks gets there; it is the main thread then, and may end.
+    """
+    while threading.current_thread() is not threading.main_thread():
+        Wakeup().wait(_LONG)
 
 
 @contextmanager

@@ -39,10 +39,9 @@ from streamll.errors import FatalError, UnavailableError
 from streamll.models import CLOSING, GAP, Record
 from streamll.options import YEAR, SinkOptions
 from streamll.runtime.buffer import BUFFER_FULL, OVERFLOW, SPOOL_FULL, Buffer
-from streamll.runtime.fork import whole_import
+from streamll.runtime.fork import rest_in_child, whole_import
 from streamll.runtime.latency import Histogram
 from streamll.runtime.transport import Transport
-from streamll.runtime.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from streamll.runtime.journal import Journal
@@ -256,9 +255,8 @@ class Worker:
     def _run(self) -> None:
         mute_this_thread()
         self._drive(None)
-        while self._is_inherited and threading.current_thread() is not threading.main_thread():
-            # A greenlet lives on in a forked child, where `threading` does not know it, and prints an error when it ends.
-            Wakeup().wait(IDLE_POLL)
+        if self._is_inherited:
+            rest_in_child()
         self._has_ended = True
         if self._buffer.is_sealed:  # whoever stopped it waits no longer
             self._close_shelf()
