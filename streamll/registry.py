@@ -13,6 +13,7 @@ import re
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from streamll.errors import ConfigurationError
 
@@ -129,6 +130,10 @@ def scheme_of(url: str) -> str:
             "sink URL: must begin with a scheme and ://, such as redis://localhost:6379/0; "
             f"the schemes are: {', '.join(known_schemes())}"
         )
+    try:
+        urlsplit(url)
+    except ValueError:
+        raise ConfigurationError("sink URL: the host is not well formed (an IPv6 address needs its brackets)") from None
     return match[1].lower()
 
 

@@ -107,7 +107,7 @@ def parse_redis_url(url: str, own: Collection[str] = ()) -> RedisAddress:
         raise ConfigurationError("url: the host is not well formed (an IPv6 address needs its brackets)") from None
     if parts.scheme not in SCHEMES:
         raise ConfigurationError(f"url scheme {parts.scheme!r}: must be one of {', '.join(SCHEMES)}")
-    if parts.fragment or ("@" in parts.path and "@" not in parts.netloc and parts.scheme != "unix"):
+    if parts.fragment or ("@" in parts.path and parts.scheme != "unix"):
         raise ConfigurationError(f"url: ends too early to hold a host; {_ESCAPES}")
     base, _, kind = parts.scheme.partition("+")
     options, client = _split_query(parts, own, tls=base == "rediss", sentinel=kind == "sentinel")
