@@ -351,9 +351,8 @@ class _Producer:
         return len(self.seen) + len(self.notes) + len(self.declared) + len(self.dead) + len(self.unread)
 
     def catch_up(self) -> None:
-        if self.expected:
-            if self.expected - 1 > self.top:
-                self.seen.add(self.top, self.expected - 1)
+        if self.expected > self.top + 1:
+            self.seen.add(self.top, self.expected - 1)
             self.top = self.expected - 1
 
     def expect(self) -> None:
