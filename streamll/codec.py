@@ -121,7 +121,7 @@ def _read_msgpack(payload: bytes) -> Any:
 
     try:
         return msgpack.unpackb(payload, timestamp=3, strict_map_key=False)
-    except (ValueError, TypeError, OverflowError, RecursionError, msgpack.exceptions.UnpackException) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError, MemoryError, msgpack.UnpackException) as error:
         raise DecodeError(f"no event: bad MessagePack: {str(error) or type(error).__name__}") from None
 
 
