@@ -126,7 +126,7 @@ TWICE = MemorySink()
         ({"sinks": ["memory://"], "batch_size": 0}, ("batch_size", "0", "at least 1")),
         ({"sinks": ["memory://"], "no_such_option": 1}, ("no_such_option", "batch_size")),
         ({"sinks": ["memory://?no_such_option=1"]}, ("no_such_option", "max_events")),
-        ({"sinks": ["redis://[::1/0"]}, ("url", "host")),
+        ({"sinks": ["redis://[::1/0"]}, ("URL", "host")),
         ({"sinks": [5]}, ("sinks", "int")),
         ({"sinks": 5}, ("sinks", "list")),
         ({"sinks": [TWICE, TWICE]}, ("sinks", "memory://", "twice")),
