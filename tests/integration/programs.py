@@ -38,6 +38,11 @@ def status_of(pid):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 def sink():
     return next(iter(streamll.stats().sinks.values()))
+def breathe():
+    '''Let the sink keep up: what overflows is not what these programs are about.'''
+    time.sleep(0.001)
+    while sink().buffered > 2000:
+        time.sleep(0.001)
 """
 
 FLAGS = ("-W", "ignore::DeprecationWarning")

@@ -50,7 +50,7 @@ MOMENTS = {
     "delivering, from several threads": """
 def forever():
     while not over:
-        emit(50); time.sleep(0.001)
+        emit(50); breathe()
 def fork():
     pids.extend(child(lambda: emit(10, 1000)) for _ in range(10))
 over, pids = False, []
@@ -99,7 +99,7 @@ signal.setitimer(signal.ITIMER_REAL, 0.001)
 i = 0
 while len(pids) < 10:
     emit(1, i); i += 1
-    if i % 100 == 0: time.sleep(0.001)
+    if i % 100 == 0: breathe()
 """,
     "in a put, as by a finaliser": """
 pids = []

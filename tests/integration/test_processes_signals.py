@@ -60,7 +60,7 @@ FOREVER = READY + "while True: time.sleep(10)\n"
 
 INTERRUPTED = {
     "asleep": "emit(1000)\n" + FOREVER,
-    "in emit": "i = 0\n" + READY + "while True: emit(100, i); i += 100; time.sleep(0.001)",
+    "in emit": "i = 0\n" + READY + "while True: emit(100, i); i += 100; breathe()",
     "in a lock of its buffer": """
 from streamll.api import sinks
 emit(1000)
