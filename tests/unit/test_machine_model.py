@@ -173,6 +173,7 @@ class AnyBroker(RuleBasedStateMachine):
         for item in command.entries:
             if item.note:
                 assert told_by(item)[-1] == item.seq
+                assert told_by(item) == sorted(set(told_by(item)))
                 assert self.to_tell.issuperset(told_by(item)), "only of what was dropped, and once"
         for item in events:
             assert item.record is self.held[item.seq].record
