@@ -20,10 +20,10 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
 from streamll.cli.interrupt import postponed_interruptions
 from streamll.cli.output import conceal, consumers_heard, say, write_line
+from streamll.cli.urls import query_of
 from streamll.consumers import Consumer, FileConsumer, Received, RedisConsumer, consumer_for
 from streamll.consumers.rabbitmq import NO_STREAM
 from streamll.errors import ConfigurationError, ConsumerError
@@ -199,7 +199,7 @@ def _consumer(arguments: argparse.Namespace) -> Consumer:
         if arguments.drain:
             raise ConfigurationError("--drain: only a RabbitMQ queue has to be emptied to be read; leave it out")
         return _open(url, **options)
-    query = dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
+    query = query_of(url)
     queue, exchange = query.get("queue", ""), query.get("exchange", "")
     if arguments.drain:
         if not queue:
@@ -230,7 +230,7 @@ def _dead_letters(arguments: argparse.Namespace) -> tuple[Consumer | None, bool]
         return _open(url, **options), False
     # What is delivered and not acknowledged is in its place again when the connection ends. That must not take long.
     if arguments.follow:
-        query = dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
+        query = query_of(url)
         return _open(url, **options, stream_only=bool(query.get("queue"))), False
     return _open(url, start=None, follow=False, timeout=None, prefetch=_MOST_UNTAKEN), False
 

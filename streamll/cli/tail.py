@@ -14,10 +14,10 @@ import os
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
 from streamll.cli.interrupt import interruptions
 from streamll.cli.output import as_json, as_text, consumers_heard, takes_color, write_line
+from streamll.cli.urls import query_of
 from streamll.consumers import Consumer, FileConsumer, Received, consumer_for
 from streamll.errors import ConfigurationError
 
@@ -94,7 +94,7 @@ def _consumer(arguments: argparse.Namespace, start: str) -> Consumer:
 
 def _rabbitmq_consumer(arguments: argparse.Namespace, url: str, options: dict[str, Any]) -> Consumer:
     """Watch the exchange, unless a queue is named that keeps its messages, or may be emptied."""
-    query = dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
+    query = query_of(url)
     queue = query.get("queue", "")
     if not queue or arguments.take or query.get("queue_type") == "stream":
         return consumer_for(url, **options)

@@ -94,7 +94,10 @@ def _read_path(path: str | os.PathLike[str]) -> tuple[Path, dict[str, str]]:
         if not text:
             raise ConfigurationError("file consumer: an empty path")
         return Path(text), {}
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        raise ConfigurationError(f"file URL {text!r}: write brackets in a path as %5B and %5D") from None
     if parts.netloc not in ("", "localhost") or not parts.path.strip("/"):
         raise ConfigurationError(f"file URL {text!r}: must be file:///path, with three slashes before an absolute path")
     own: dict[str, str] = {}

@@ -376,6 +376,8 @@ class _RedisSource:
     def _facts(self) -> dict[bytes, Any]:
         """What the server tells of the stream."""
         reply = self._ask(b"XINFO", b"STREAM", self._key)
+        if not isinstance(reply, list):
+            raise FatalError(f"{self.shown}: is not Redis: it answers XINFO with a {type(reply).__name__}")
         return dict(zip(reply[::2], reply[1::2], strict=False))
 
     def _compare(self, last: str | None) -> None:

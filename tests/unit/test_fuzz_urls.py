@@ -81,11 +81,6 @@ def use(url: str) -> None:
             shown = repr(make(url))
         except ConfigurationError as error:
             shown = str(error)
-        except ValueError:
-            # A file's consumer lets through what urlsplit says of a bracket without its other.
-            assert make is consumer_for
-            assert "[" in url or "]" in url or not url.isascii()
-            shown = ""
         assert CORE not in shown
     assert CORE not in conceal_url(url)
 
