@@ -122,6 +122,7 @@ def delivered(report):
         pids.append(child(lambda: threading.Thread(target=emit, args=(10, 1000)).start() or time.sleep(0.1)))
 sinks()[0]._worker._on_delivery = delivered
 emit(10); streamll.flush(30)
+while not pids: time.sleep(0.001)  # it is told after the flush is
 """,
     "in a child": "emit(10); pids = [child(lambda: (emit(10, 1000), streamll.flush(30), status_of(child(lambda: emit(10, 2000))) and sys.exit(1)))]",
 }
@@ -358,6 +359,7 @@ def delivered(report):
 streamll.api.sinks()[0]._worker._on_delivery = delivered
 emit(100)
 streamll.flush(30)
+while not pids: time.sleep(0.001)  # it is told after the flush is
 print(status_of(pids[0]))
 """
     ended = run(script, with_options(destination, batch_size=10))
