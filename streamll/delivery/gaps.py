@@ -42,14 +42,14 @@ class Gap:
         """The number that its note takes: it is that of a dropped event, so it is free, and keeps the order."""
         return self.ranges[-1][1]
 
-    def followed_by(self, later: Gap) -> Gap:
-        """Return this gap and a later one as one."""
-        if self.last + 1 == later.ranges[0][0]:
-            joined = ((self.ranges[-1][0], later.ranges[0][1]),)
-            ranges = (*self.ranges[:-1], *joined, *later.ranges[1:])
-        else:
-            ranges = (*self.ranges, *later.ranges)
-        return Gap(ranges, _summed([self.reasons, later.reasons]))
+    def joined(self, other: Gap) -> Gap:
+        """Return this gap and another one, with none of its numbers, as one."""
+        ranges: list[tuple[int, int]] = []
+        for first, last in sorted((*self.ranges, *other.ranges)):
+            if ranges and ranges[-1][1] + 1 == first:
+                first = ranges.pop()[0]
+            ranges.append((first, last))
+        return Gap(tuple(ranges), _summed([self.reasons, other.reasons]))
 
 
 class Holes:

@@ -325,10 +325,10 @@ class Machine:
         for gap in gaps:
             at = bisect_left(group, gap.last, key=lambda entry: entry.seq)
             if at < len(group) and self._may_grow(group[at], gap):
-                gap = gap.followed_by(self._notes.pop(group.pop(at).seq))
+                gap = gap.joined(self._notes.pop(group.pop(at).seq))
             if at > 0 and self._may_grow(group[at - 1], gap):
                 at -= 1
-                gap = self._notes.pop(group.pop(at).seq).followed_by(gap)
+                gap = gap.joined(self._notes.pop(group.pop(at).seq))
             group.insert(at, Entry(gap.last, self._declare(gap), note=True))
             self._notes[gap.last] = gap
 
