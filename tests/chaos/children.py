@@ -213,10 +213,10 @@ def be_an_application(sink: Sink, writing: int, events: Sequence[StreamllEvent],
         time.sleep(1.0)
 
 
-def read_answers(descriptor: int, count: int, patience: float) -> bytes:
-    """Read from a pipe: a line, and so many bytes, or what comes before its end."""
+def read_answers(descriptor: int, patience: float, count: int | None = None) -> bytes:
+    """Read what an application tells: the first line and so many answers, or, without a number, all until its end."""
     told = b""
-    while len(told.partition(b"\n")[2]) < count or b"\n" not in told:
+    while count is None or b"\n" not in told or len(told.partition(b"\n")[2]) < count:
         if not select.select([descriptor], [], [], patience)[0]:
             break
         more = os.read(descriptor, 65_536)

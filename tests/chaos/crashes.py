@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from streamll.models import StreamllEvent
@@ -28,6 +29,7 @@ from tests.chaos.children import (
     read_answers,
 )
 from tests.chaos.real import RealScenario, Rule
+from tests.chaos.watch import Watch
 from tests.fixtures.waiting import wait_until
 
 ADOPTS = {"durability": "process", "delivery_deadline": None}
@@ -37,15 +39,18 @@ ADOPTS = {"durability": "process", "delivery_deadline": None}
 class Crashes(RealScenario):
     """A scenario on a real server, with a spool that its applications share."""
 
-    def draw_options(self) -> dict[str, Any]:
-        """See RealScenario."""
+    def __init__(self, seed: int, server: Any, watch: Watch) -> None:
         self.missed: dict[str, int] = {}  # what those that adopted have dropped, by producer
-        self.unheard = False
+        self.unheard = False  # what they have dropped is not known, since they did not live to tell
         self.spool: dict[str, Any] = {
             "spool_dir": tempfile.mkdtemp(prefix="streamll-chaos-"),
-            "spool_bytes": self.rng.choice([256 << 10, 8 << 20]),
+            "spool_bytes": (8 << 20) if seed % 3 else (256 << 10),
             "segment_bytes": 64 << 10,
         }
+        super().__init__(seed, server, watch)
+
+    def draw_options(self) -> dict[str, Any]:
+        """See RealScenario."""
         drawn = super().draw_options()
         durability = self.rng.choice(["memory", "memory", "process", "disk"])
         if durability != "memory":
@@ -103,16 +108,17 @@ class Crashes(RealScenario):
             process = FORK.Process(target=self._application, args=(options, writing, events, ends_after, how))
             process.start()
         os.close(writing)
-        told = read_answers(reading, ends_after if how == "wait" else len(events), self.patience)
+        told = read_answers(reading, self.patience, ends_after if how == "wait" else None)
         process.kill()
-        told += read_answers(reading, len(events), self.patience)
+        told += read_answers(reading, self.patience)
         os.close(reading)
         end(process, self.patience)
         producer, _, answers = told.partition(b"\n")
         if not producer:
             self.wrong.append(f"an application ended with {process.exitcode} before it had begun")
             return "failed"
-        torn = self.rng.random() < 0.25 and self._tear(producer.decode())
+        tear, dice = self.rng.random() < 0.25, Random(self.rng.random())
+        torn = tear and self._tear(producer.decode(), dice)
         self.children.append(Killed(producer.decode(), events, [answer == ord("1") for answer in answers], torn))
         return f"{how}, after {len(answers)} events{', and its disk is hurt' if torn else ''}"
 
@@ -121,24 +127,24 @@ class Crashes(RealScenario):
     ) -> None:
         be_an_application(self.make_sink(name="application", **options), writing, events, ends_after, how)
 
-    def _tear(self, producer: str) -> bool:
+    def _tear(self, producer: str, dice: Random) -> bool:
         """Hurt what a dead application left on disk; returns whether there was anything."""
         segments = sorted(Path(self.spool["spool_dir"]).glob(f"*/{producer}/*.segment"))
         if not segments:
             return False
-        path = self.rng.choice(segments)
+        path = dice.choice(segments)
         size = path.stat().st_size
-        how = self.rng.choice(["flip", "cut", "empty", "blank"])
+        how = dice.choice(["flip", "cut", "empty", "blank"])
         if how in ("cut", "empty"):
-            os.truncate(path, 0 if how == "empty" else self.rng.randrange(size))
+            os.truncate(path, 0 if how == "empty" else dice.randrange(size))
         else:
-            at = self.rng.randrange(min(size, 20_000))
+            at = dice.randrange(min(size, 20_000))
             with path.open("r+b") as file:
                 file.seek(at)
                 byte = file.read(1)[0]
                 file.seek(at)
-                file.write(bytes(500) if how == "blank" else bytes([byte ^ (1 << self.rng.randrange(8))]))
-        path.with_name("00000007.segment").write_bytes(self.rng.randbytes(300))
+                file.write(bytes(500) if how == "blank" else bytes([byte ^ (1 << dice.randrange(8))]))
+        path.with_name("00000007.segment").write_bytes(dice.randbytes(300))
         return True
 
     def kill_adopter(self) -> str:

@@ -38,7 +38,8 @@ class RealScenario:
 
     Attributes:
         history: What was done, for people.
-        kept: Verdicts on the side: of forked children, and of single steps.
+        wrong: What is wrong so far.
+        children: The processes that were started, whose verdicts come in the end.
     """
 
     name: ClassVar[str]
