@@ -48,9 +48,12 @@ class Puppet:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        self.producer = str(self.hear()[-1])
         self.said = ""
         """What it wrote to its standard error, once it has ended."""
+        words = self.hear()
+        if not words:
+            self.end()
+        self.producer = str(words[-1])
 
     def hear(self) -> list[Any]:
         """The words until the end of an answer, or until its death."""
@@ -83,6 +86,12 @@ class Puppet:
         (found,) = self.tell("stats")
         assert found["balanced"], found
         return dict(found)
+
+    def freeze(self) -> None:
+        """Stop it where it stands; it holds what it holds."""
+        self.process.send_signal(signal.SIGSTOP)
+        # On a busy machine it may run on for a while.
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def die(self, how: str = KILLED) -> list[Any]:
         """End it without a word; returns what it had still said, if it was busy."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -191,7 +190,7 @@ class TestDeath:
         rng = random.Random(4)
         accepted: dict[str, list[int]] = {}
         for _ in range(8 if alive.destination.name == "redis" else 3):
-            puppet = alive.puppet(batch_size=20, flush_interval=0.0)
+            puppet = alive.puppet(batch_size=20, flush_interval=0.0, spool_bytes=64 * MIB)
             puppet.order("emit", 1_000_000, {})
             time.sleep(rng.uniform(0.01, 0.15))
             accepted[puppet.producer] = puppet.die()
@@ -338,7 +337,7 @@ class TestSpill:
         assert len(counts) == 3
         stats = sink.stats()
         assert stats.refused == {"spool_full": 3}
-        assert stats.spool_bytes <= 640 * KIB
+        assert stats.spool_bytes <= 640 * KIB + SEGMENT  # the worker may have made one at the same time
         redis_away.outage.end()
         assert sink.flush(PATIENCE)
         assert ids_at(redis_away.destination) == ids
@@ -397,6 +396,8 @@ class TestCompany:
         assert 0 < adopted.accepted < count  # what the heir had delivered is not touched again
         assert away.numbers(puppet.producer) == numbers(1, count)
 
+    # Not SQLite: a process that is frozen while it looks whether it may write keeps all others from writing.
+    @pytest.mark.parametrize("away", marked(("file-locked", "redis-refused", "rabbitmq-refused")), indirect=True)
     def test_a_living_process_is_left_alone_however_still_it_is(self, away: Scene) -> None:
         away.outage.begin()
         living = away.puppet()
@@ -404,7 +405,7 @@ class TestCompany:
         dead = away.puppet()
         dead.emit(20)
         dead.die()
-        os.kill(living.process.pid, signal.SIGSTOP)
+        living.freeze()
         away.outage.end()
         sink = away.deliver_the_dead(dead.producer)
         time.sleep(0.3)  # several looks
@@ -556,11 +557,15 @@ class TestADiskThatTakesNothing:
         redis_away.outage.begin()
         puppet = redis_away.puppet()
         assert len(puppet.emit(3000)) == 3000
-        stats = puppet.stats()
-        assert 0 < stats["unprotected"] < 3000
-        assert "No space left" in stats["spool_trouble"]
+        assert 0 < puppet.stats()["unprotected"] < 3000
+        count = 3001
+        while "No space left" not in puppet.stats()["spool_trouble"]:  # another attempt says it
+            puppet.emit(1)
+            count += 1
+            time.sleep(0.1)
+            assert count < 3300
         (small_disk / "ballast").unlink()
-        count = 3000 + self.emit_until_it_is_mended(puppet)
+        count += self.emit_until_it_is_mended(puppet) - 1
         unprotected = puppet.stats()["unprotected"]
         puppet.die()
         redis_away.outage.end()
