@@ -348,9 +348,15 @@ class Survey:
         """How many entries are to be delivered."""
         return self.stored.without(self.settled).count()
 
-    def missing(self) -> list[tuple[int, int]]:
-        """The ranges between the first and the last number that are neither stored nor settled."""
-        between = RangeSet([(self.first, self.last)] if self.first else [])
+    def missing(self, whole: bool = False) -> list[tuple[int, int]]:
+        """The ranges up to the last number that are neither stored nor settled.
+
+        Args:
+            whole: Whether no segment has gone yet: then the first number was 1 if damage hides it; else the first that is
+                there.
+        """
+        first = 1 if whole and self.damage.places else self.first
+        between = RangeSet([(first, self.last)] if self.first else [])
         return list(between.without(self.stored.joined(self.settled)))
 
 

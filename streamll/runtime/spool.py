@@ -32,7 +32,7 @@ from streamll.runtime.segment import (
     Survey,
     read_header,
 )
-from streamll.runtime.segment_chain import index_of, is_spare
+from streamll.runtime.segment_chain import FIRST_INDEX, index_of, is_spare
 from streamll.runtime.segment_file import SegmentFile
 from streamll.tally import Tally
 
@@ -221,7 +221,7 @@ class AdoptedJournal(Journal):
         self._chain.inherit(folder, segments)
         self.unsettled = survey.unsettled()
         self.first, self.last = survey.first, survey.last
-        self.missing = survey.missing()
+        self.missing = survey.missing(whole=index_of(min(headers)) <= FIRST_INDEX)
         self.undeclared = list(survey.undeclared)
 
     @property

@@ -237,7 +237,9 @@ class Worker:
                     transport.interrupt()
                 self._buffer.activity.set()
                 self._thread.join(_GRACE)
-        self._report(Settlement(dropped=self._buffer.give_up(self._unsettled_as)))
+        given_up = self._buffer.give_up(self._unsettled_as)
+        self._report_evicted()
+        self._report(Settlement(dropped=given_up))
         if self._has_ended or not self.is_alive:  # else it may be reading there
             self._close_shelf()
 
@@ -286,8 +288,8 @@ class Worker:
             if self._stop_by is not None and not self._is_inherited:
                 clean = not self._has_work() and not self._buffer.is_sealed
                 left = self._machine.abandon()
-                if self._buffer.shelf is None:  # else `give_up` leaves it on disk
-                    self._settle(left)
+                # With a shelf, `give_up` leaves it on disk.
+                self._settle(left if self._buffer.shelf is None else Settlement())
                 if clean:
                     self._say_farewell(self._stop_by)
                 self._close_transport(clean)

@@ -149,6 +149,11 @@ class TestReading:
             assert (entries(data), found.first, found.last, found.unsettled(), found.missing()) == ([], 0, 0, 0, [])
             assert found.damage == Damage()
 
+    def test_what_damage_hides_at_the_beginning_is_missing_when_no_segment_has_gone(self) -> None:
+        found = survey(flipped(segment(*FIVE), (HEADER_BYTES + FRAME_BYTES + 1) * 8))
+        assert (list(found.stored), found.missing(), found.missing(whole=True)) == ([(2, 5)], [], [(1, 1)])
+        assert survey(segment(*FIVE[1:])).missing(whole=True) == []
+
     def test_what_is_settled_is_left_out_wherever_that_is_said(self) -> None:
         data = segment(*FIVE[:3], [(1, 2)], *FIVE[3:]), segment([(4, 4), (90, 99)])
         assert numbers(*data) == [3, 5]
