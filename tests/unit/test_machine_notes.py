@@ -156,7 +156,9 @@ class TestNotes:
         made.sent(DOWN, 0.0)
         assert waiting(made) == 1.0
         assert given_up(made, 11.0) == {1: EXPIRED}
-        assert saying(made, 11.0) == ["5: [(1, 1), (3, 5)] {'expired': 1, 'overflow': 3}"], "side by side: one tells of both"
+        assert saying(made, 11.0) == ["5: [(1, 1), (3, 5)] {'expired': 1, 'overflow': 3}"], (
+            "side by side: one tells of both"
+        )
         made.sent(DOWN, 1e6)
         assert waiting(made, 1e6) == 1e6 + 2
         assert len(saying(made, 1e6 + 2)) == 1
