@@ -185,6 +185,8 @@ def main() -> None:
                 emit(sink, 1, *arguments)
                 os._exit(0)
             os.waitpid(pid, 0)
+        elif command == "end":
+            break
         elif command == EXITED:
             os._exit(DEATHS[EXITED])
         elif command == SEGFAULT:

@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from streamll.runtime.segment import HEADER_BYTES
 from streamll.sinks.base import Sink
 from tests.contract.conftest import QUICK, emit, ids_at, make_destination, make_event, make_outage, marked, told
 from tests.contract.destinations import Outage
-from tests.contract.puppet import DEATHS, EXITED, KILLED, SEGFAULT, Puppet
+from tests.contract.puppet import DEATHS, EXITED, KILLED, ROOT, SEGFAULT, Puppet
 from tests.fixtures.waiting import PATIENCE, wait_until
 
 SHARED = ("file", "sqlite", "redis", "rabbitmq")
@@ -355,6 +356,53 @@ class TestSpill:
         assert redis_away.numbers(puppet.producer) == numbers(21, 300)
 
 
+ENDS = """
+import sys
+from streamll.models import StreamllEvent
+from tests.contract.puppet import make
+
+options = dict(durability="process", spool_dir=sys.argv[2], flush_interval=0.01, exit_timeout=0.3)
+sink = make(sys.argv[1], options)
+print(sink.producer)
+for n in range(1, 51):
+    assert sink.handle_event(StreamllEvent(event_type="test", data={"n": n}))
+"""
+
+
+class TestTheEndOfAProgram:
+    def test_leaves_what_could_not_be_sent_and_says_so_in_a_line(self, away: Scene) -> None:
+        away.outage.begin()
+        env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+        program = [sys.executable, "-c", ENDS, away.destination.url(), str(away.spool)]
+        done = subprocess.run(program, cwd=ROOT, env=env, capture_output=True, text=True, timeout=PATIENCE)
+        assert done.returncode == 0, done.stderr
+        (said,) = [line for line in done.stderr.splitlines() if "stopped before" in line]
+        assert "50 spooled for the next process" in said
+        assert "Traceback" not in done.stderr
+        away.outage.end()
+        producer = done.stdout.strip()
+        away.deliver_the_dead(producer)
+        assert away.numbers(producer) == numbers(1, 50)
+        assert away.files() == []
+
+    def test_does_not_wait_for_what_the_dead_have_left(self, away: Scene) -> None:
+        away.outage.begin()
+        dead = away.puppet()
+        dead.emit(50)
+        dead.die()
+        heir = away.puppet()
+        heir.tell("start")
+        assert wait_until(lambda: heir.stats()["adopted"])
+        began = time.monotonic()
+        heir.order("end")
+        heir.end()
+        assert time.monotonic() - began < 10
+        assert dead.producer in away.producers()
+        away.outage.end()
+        away.deliver_the_dead(dead.producer)
+        assert away.numbers(dead.producer) == numbers(1, 50)
+
+
 class TestCompany:
     def test_two_processes_that_want_the_same_share_it(self, away: Scene) -> None:
         away.outage.begin()
@@ -506,6 +554,22 @@ class TestADiskThatTakesNothing:
         assert ids_at(away.destination) == first + extra
         sink.stop(PATIENCE)
         assert away.files() == []
+
+    def test_a_spool_that_somebody_deletes_is_made_anew(self, redis_away: Scene) -> None:
+        redis_away.outage.begin()
+        puppet = redis_away.puppet()
+        puppet.emit(10)
+        shutil.rmtree(redis_away.spool)
+        count = 10
+        while puppet.producer not in redis_away.producers():
+            count += len(puppet.emit(1))
+            time.sleep(0.05)
+            assert count < 600
+        assert puppet.emit(10) == numbers(count + 1, count + 10)
+        puppet.die()
+        redis_away.outage.end()
+        redis_away.deliver_the_dead(puppet.producer)
+        assert redis_away.numbers(puppet.producer)[-10:] == numbers(count + 1, count + 10)
 
     def test_a_full_disk_kills_nobody(self, redis_away: Scene) -> None:
         redis_away.outage.begin()
