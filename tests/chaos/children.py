@@ -31,9 +31,11 @@ FORK = multiprocessing.get_context("fork")
 
 @contextlib.contextmanager
 def quiet_fork() -> Iterator[None]:
-    """Forking a process that has threads is what this is about; Python 3.12 warns of it."""
+    """Fork without warnings: Python 3.12 warns of threads, which this is about, and coverage in the child of modules that
+    are there already, which must be no error there.
+    """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore")
         yield
 
 
