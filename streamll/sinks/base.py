@@ -526,7 +526,6 @@ class Sink:
     def after_fork_in_child(self) -> None:
         """Be a new sink in a forked child; what the parent had buffered stays the parent's."""
         stopped = self._phase in (Phase.DRAINING, Phase.STOPPED)
-        self._inherited = (self._buffer, self._worker)  # kept: closing the parent's connection is not ours to do
         self._worker.forget_in_child()
         if self._shelf is not None:
             self._shelf.journal.forget_in_child()
