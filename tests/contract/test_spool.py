@@ -193,7 +193,7 @@ class TestDeath:
         for _ in range(8 if alive.destination.name == "redis" else 3):
             puppet = alive.puppet(batch_size=20, flush_interval=0.0, spool_bytes=64 * MIB)
             puppet.order("emit", 1_000_000, {})
-            time.sleep(rng.uniform(0.01, 0.15))
+            time.sleep(rng.uniform(0.005, 0.08))
             accepted[puppet.producer] = puppet.die()
         alive.deliver_the_dead(*accepted)
         for producer, said in accepted.items():
@@ -390,7 +390,7 @@ class TestTheEndOfAProgram:
         dead = away.puppet()
         dead.emit(50)
         dead.die()
-        heir = away.puppet()
+        heir = away.puppet(exit_timeout=0.2)
         heir.tell("start")
         assert wait_until(lambda: heir.stats()["adopted"])
         began = time.monotonic()
