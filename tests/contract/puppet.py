@@ -66,6 +66,11 @@ class Puppet:
             words.append(word)
         return words
 
+    def hear_a_word(self) -> Any:
+        """The next word that it says."""
+        assert self.process.stdout is not None
+        return json.loads(self.process.stdout.readline())
+
     def order(self, command: str, *arguments: Any) -> None:
         """Tell it what to do, and do not wait."""
         assert self.process.stdin is not None

@@ -193,8 +193,9 @@ class TestDeath:
         for _ in range(8 if alive.destination.name == "redis" else 3):
             puppet = alive.puppet(batch_size=20, flush_interval=0.0, spool_bytes=64 * MIB)
             puppet.order("emit", 1_000_000, {})
-            time.sleep(rng.uniform(0.005, 0.08))
-            accepted[puppet.producer] = puppet.die()
+            first = puppet.hear_a_word()
+            time.sleep(rng.uniform(0.0, 0.08))
+            accepted[puppet.producer] = [first, *puppet.die()]
         alive.deliver_the_dead(*accepted)
         for producer, said in accepted.items():
             there = alive.numbers(producer)
@@ -238,6 +239,8 @@ class TestDeath:
         assert declared == set(numbers(1, 100)) - left
         assert said.reasons == {"dropped_before_crash": 80}
 
+    # Python 3.12 warns of forking a process that has threads.
+    @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
     def test_poison_that_died_becomes_a_dead_letter(self, away: Scene) -> None:
         away.outage.begin()
         pid = os.fork()
