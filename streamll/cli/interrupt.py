@@ -62,23 +62,23 @@ def postponed_interruptions(words: str, terminations: bool = False) -> Iterator[
         terminations: Whether SIGTERM is to count as Ctrl-C.
     """
     pressed = False
-    usual: dict[int, Any] = {signal.SIGINT: signal.default_int_handler}
-    if terminations:
-        usual[signal.SIGTERM] = signal.SIG_DFL
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    ours = {number: usual[number] for number in usual if in_main_thread and signal.getsignal(number) is usual[number]}
+    former: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)[: 1 + terminations]}
+    # Nobody but the command's own process is concerned, so whoever else handles them (a tool that measures it) waits.
+    former = {number: handler for number, handler in former.items() if handler not in (signal.SIG_IGN, None)}
 
     def note(number: int, _frame: FrameType | None) -> None:
         nonlocal pressed
         pressed = True
-        signal.signal(number, ours[number])
+        signal.signal(number, former[number])
         if words:
             os.write(sys.stderr.fileno(), f"{words}\n".encode())  # print is not for signal handlers
 
-    for number in ours:
+    for number in former:
         signal.signal(number, note)
     try:
         yield lambda: pressed
     finally:
-        for number, handler in ours.items():
+        for number, handler in former.items():
             signal.signal(number, handler)

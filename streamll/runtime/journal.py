@@ -369,6 +369,7 @@ class Journal:
         if self._closed:
             return
         if keep:
+            self._chain.ask_again()
             self._store_pending()
         self._closed = True
         if self._syncer is not None:

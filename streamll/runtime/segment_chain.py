@@ -153,6 +153,10 @@ class SegmentChain:
             self._spare = None
             self._discard(spare)
 
+    def ask_again(self) -> None:
+        """Ask the disk the next time, however short ago it refused."""
+        self._retry_at = 0.0
+
     def _make(self, needed: int, beyond: bool = False) -> SegmentFile:
         """Make a segment in which so many bytes have room, under a name that no adopter looks at; raises OSError."""
         size = max(LEAST_SEGMENT, self._segment_bytes // _FIRST_SHARE << min(self._made, _FIRST_SHARE))
