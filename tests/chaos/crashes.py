@@ -118,20 +118,20 @@ class Crashes(RealScenario):
             self.wrong.append(f"an application ended with {process.exitcode} before it had begun")
             return "failed"
         tear, dice = self.rng.random() < 0.25, Random(self.rng.random())
-        torn = tear and self._tear(producer.decode(), dice)
+        torn = self._tear(producer.decode(), dice) if tear else ""
         self.children.append(Killed(producer.decode(), events, [answer == ord("1") for answer in answers], torn))
-        return f"{how}, after {len(answers)} events{', and its disk is hurt' if torn else ''}"
+        return f"{how}, after {len(answers)} events{f', and its disk is hurt: {torn}' if torn else ''}"
 
     def _application(
         self, options: dict[str, Any], writing: int, events: list[StreamllEvent], ends_after: int, how: str
     ) -> None:
         be_an_application(self.make_sink(name="application", **options), writing, events, ends_after, how)
 
-    def _tear(self, producer: str, dice: Random) -> bool:
-        """Hurt what a dead application left on disk; returns whether there was anything."""
+    def _tear(self, producer: str, dice: Random) -> str:
+        """Hurt what a dead application left on disk; returns how, and nothing when there was nothing."""
         segments = sorted(Path(self.spool["spool_dir"]).glob(f"*/{producer}/*.segment"))
         if not segments:
-            return False
+            return ""
         path = dice.choice(segments)
         size = path.stat().st_size
         how = dice.choice(["flip", "cut", "empty", "blank"])
@@ -145,7 +145,7 @@ class Crashes(RealScenario):
                 file.seek(at)
                 file.write(bytes(500) if how == "blank" else bytes([byte ^ (1 << dice.randrange(8))]))
         path.with_name("00000007.segment").write_bytes(dice.randbytes(300))
-        return True
+        return how
 
     def kill_adopter(self) -> str:
         """A process that delivers what the dead have left dies too."""
