@@ -455,8 +455,8 @@ class TestCompany:
         living.emit(20)
         dead = away.puppet()
         dead.emit(20)
+        living.freeze()  # before there is something to adopt
         dead.die()
-        living.freeze()
         away.outage.end()
         sink = away.deliver_the_dead(dead.producer)
         time.sleep(0.3)  # several looks
