@@ -183,6 +183,7 @@ class Journal:
                 at = segment.end
                 end = at + FRAME_BYTES + len(body)
             segment.last = entry.seq
+            segment.last_at = at
             segment.map[at:end] = pack_frame(body, segment.salt)
             segment.end = end
         except NoRoomError as error:
@@ -192,6 +193,14 @@ class Journal:
         if not segment.dirty:
             self._soil(segment)
         return True
+
+    def take_back(self, accepted: int) -> None:
+        """Remove the entry stored last, if its number was not given out: the call that stored it was interrupted.
+
+        Args:
+            accepted: The last number that was given out.
+        """
+        self._chain.active.unwrite(accepted)
 
     def _refuse(self, why: str) -> bool:
         self._refusal = "" if self._chain.trouble else why  # it is the entry's fault only when the disk is well

@@ -35,6 +35,7 @@ class SegmentFile:
         size: Its bytes.
         salt: Begins the CRC of its frames.
         last: The highest number of an entry in it; 0 when there is none.
+        last_at: Where the frame of that entry begins, once it was stored by this process.
         end: Where the next frame goes; what is below holds whole frames only.
         limit: Entries go below it; the bytes above are kept for settlements.
         dirty: Whether something was stored since the last sync began.
@@ -42,7 +43,7 @@ class SegmentFile:
         retired: Whether nothing will be stored in it any more.
     """
 
-    __slots__ = ("descriptor", "dirty", "end", "is_syncing", "last", "limit", "map", "name", "retired", "salt", "size")
+    __slots__ = ("descriptor", "dirty", "end", "is_syncing", "last", "last_at", "limit", "map", "name", "retired", "salt", "size")
 
     def __init__(self, name: str, size: int, salt: int = 0, limit: int = -1) -> None:
         self.name = name
@@ -50,7 +51,7 @@ class SegmentFile:
         self.salt = salt
         self.limit = limit
         self.end = HEADER_BYTES
-        self.last = 0
+        self.last = self.last_at = 0
         self.dirty = self.is_syncing = self.retired = False
         self.descriptor = -1
         self.map = _UNMAPPED
@@ -100,6 +101,13 @@ class SegmentFile:
             return
         length = min(frame_length(self.map[self.end : self.end + FRAME_BYTES]), self.size - self.end)
         self.map[self.end : self.end + length] = bytes(length)
+
+    def unwrite(self, above: int) -> None:
+        """Remove the entry that was stored last, if its number is above that one and nothing stands behind it."""
+        at = self.last_at
+        if self.last > above and at and self.end in (at, at + frame_length(self.map[at : at + FRAME_BYTES])):
+            self.last, self.last_at, self.end = above, 0, at
+            self.wipe()
 
     def sync(self) -> None:
         """Have the disk take what was stored so far; raises OSError."""

@@ -65,6 +65,7 @@ class Shelf:
         """Count anew what is spooled, after a call that spilled was interrupted: everything from the first one on."""
         if self.spooled:
             self.spooled = accepted - self._first + 1
+        self.journal.take_back(accepted)
 
     def read_ahead(self, max_events: int, max_bytes: int, accepted: int) -> list[Entry]:
         """Read the next entries that lie on disk only; `take` then counts them. Needs no lock.

@@ -179,6 +179,45 @@ class TestStoring:
         require_support()
 
 
+class TestTakingBack:
+    def test_what_was_not_given_out_is_not_there(self, spool: Path) -> None:
+        journal = make(spool)
+        fill(journal, 1, 3)
+        journal.take_back(2)
+        journal.take_back(2)
+        journal.close(keep=True)
+        assert drain(adopt_one(spool)) == [1, 2]
+
+    def test_the_number_may_be_given_to_another(self, spool: Path) -> None:
+        journal = make(spool)
+        fill(journal, 1, 3)
+        journal.take_back(2)
+        fill(journal, 3, 4)
+        journal.close(keep=True)
+        assert drain(adopt_one(spool)) == [1, 2, 3, 4]
+
+    def test_what_was_given_out_stays(self, spool: Path) -> None:
+        journal = make(spool)
+        journal.take_back(0)
+        fill(journal, 1, 3)
+        journal.take_back(3)
+        journal.settle([(1, 1)])
+        journal.take_back(2)  # something stands behind it: it is left
+        journal.close(keep=True)
+        assert drain(adopt_one(spool)) == [2, 3]
+
+    def test_a_store_that_did_not_come_to_its_end_is_none(self, spool: Path) -> None:
+        journal = make(spool)
+        fill(journal, 1, 2)
+        active = journal._chain.active
+        at = active.end
+        fill(journal, 3, 3)
+        active.end = at  # the exception came before this step
+        journal.take_back(2)
+        journal.close(keep=True)
+        assert drain(adopt_one(spool)) == [1, 2]
+
+
 class TestSettling:
     def test_what_is_settled_is_not_delivered_again(self, spool: Path) -> None:
         journal = make(spool)
