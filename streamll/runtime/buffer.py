@@ -461,9 +461,9 @@ class Buffer:
                 lowest = self._lowest()
                 if not self._closed:  # more may come, and go to disk, before this is done
                     lowest = min(lowest, self._ledger.accepted + 1)
-            if self._shelf.release(lowest):
-                with self._lock:
+                if self._shelf.is_about_to_release(lowest):
                     self._shelf.restate()
+            self._shelf.release(lowest)
 
     def _tell_waiting(self) -> None:
         for waiter in tuple(self._waiters):

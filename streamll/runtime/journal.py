@@ -277,6 +277,10 @@ class Journal:
         self._refusal = ""
         self._chain.prepare()
 
+    def is_about_to_release(self, floor: int) -> bool:
+        """Whether `release` would delete anything."""
+        return self._chain.is_about_to_release(floor)
+
     def release(self, floor: int) -> bool:
         """Delete the segments in which every number lies below `floor`: all of these are settled. The active one stays.
 

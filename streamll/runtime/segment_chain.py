@@ -188,7 +188,8 @@ class SegmentChain:
             self.segments.append(segment)
         for other in tuple(self.segments):
             other.retired = other is not segment
-        self.trouble = ""
+        if monotonic() >= max(self._retry_at, self._full_until):
+            self.trouble = ""
 
     def _have_folder(self) -> Folder:
         if self.folder is None:
@@ -326,6 +327,11 @@ class SegmentChain:
             self.segments.clear()
             folder.close()
 
+    def is_about_to_release(self, floor: int) -> bool:
+        """Whether `release` would delete anything."""
+        segments = self.segments
+        return bool(segments) and segments[0].retired and segments[0].last < floor
+
     def release(self, floor: int) -> bool:
         """Delete the oldest segments in which every number lies below `floor`; see `Journal.release`."""
         folder = self.folder
@@ -340,6 +346,7 @@ class SegmentChain:
             self._unmap(oldest)
             self._used -= oldest.size
             self._retry_at = self._full_until = 0.0  # there is room now
+            self.trouble = ""
             released = True
         return released
 

@@ -120,9 +120,13 @@ class Shelf:
         """The lowest number whose fate is not known, given that of those in memory."""
         return min(floor, self._first) if self.spooled else floor
 
-    def release(self, floor: int) -> bool:
-        """Let go of files that hold nothing of this number or above it; returns whether `restate` is called for."""
-        return self.journal.release(floor) and bool(self._undeclared)
+    def is_about_to_release(self, floor: int) -> bool:
+        """Whether `release` would let go of files in which something stands that readers are yet to be told."""
+        return bool(self._undeclared) and self.journal.is_about_to_release(floor)
+
+    def release(self, floor: int) -> None:
+        """Let go of files that hold nothing of this number or above it."""
+        self.journal.release(floor)
 
     def restate(self) -> None:
         """Note again what readers are yet to be told: the files in which it stood may be gone."""

@@ -474,8 +474,9 @@ class Worker:
 
     def _tend_journal(self, journal: Journal) -> None:
         """Make room ahead, so that `emit` need not; and say what is wrong with the disk."""
+        trouble = journal.trouble  # before what was refused for its own sake is forgotten
         journal.prepare()
-        trouble = journal.trouble
+        trouble = journal.trouble or trouble
         if trouble:
             self._say("spool", f"{trouble}; events are kept in memory only until that is mended")
         elif "spool" in self._said:

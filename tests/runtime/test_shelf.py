@@ -175,7 +175,6 @@ class TestDurability:
         held.die()
         assert left_in(tmp_path) == numbers(991, 1000)
 
-    @pytest.mark.xfail(reason="what stood in a file is written anew only after that file was deleted")
     def test_what_gave_way_is_known_whenever_it_dies(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         spool = tmp_path / "spool"
         held = Held(spool, durability="process", spool_bytes=MIB)
