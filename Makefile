@@ -40,7 +40,7 @@ $(STAMP): requirements-dev.lock pyproject.toml
 	@touch $@
 
 chaos: $(STAMP) ## Seeded faults on real servers (SCENARIOS=n of them; ON=redis,rabbitmq,scripted; SEED=n: one again)
-	@$(BIN)/python -W ignore::DeprecationWarning -m tests.chaos --on '$(ON)' --scenarios '$(SCENARIOS)' $(if $(SEED),--seed '$(SEED)')
+	@$(BIN)/python -m tests.chaos --on '$(ON)' --scenarios '$(SCENARIOS)' $(if $(SEED),--seed '$(SEED)')
 
 demo: $(STAMP) ## Watch a real job, stream its events, read them back (SINK=URL chooses where to)
 	@$(BIN)/python examples/demo.py $(if $(SINK),--sink '$(SINK)')
