@@ -346,7 +346,6 @@ class SegmentChain:
             self._unmap(oldest)
             self._used -= oldest.size
             self._retry_at = self._full_until = 0.0  # there is room now
-            self.trouble = ""
             released = True
         return released
 

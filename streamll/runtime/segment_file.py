@@ -43,7 +43,20 @@ class SegmentFile:
         retired: Whether nothing will be stored in it any more.
     """
 
-    __slots__ = ("descriptor", "dirty", "end", "is_syncing", "last", "last_at", "limit", "map", "name", "retired", "salt", "size")
+    __slots__ = (
+        "descriptor",
+        "dirty",
+        "end",
+        "is_syncing",
+        "last",
+        "last_at",
+        "limit",
+        "map",
+        "name",
+        "retired",
+        "salt",
+        "size",
+    )
 
     def __init__(self, name: str, size: int, salt: int = 0, limit: int = -1) -> None:
         self.name = name
