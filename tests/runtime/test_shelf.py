@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import random
 import shutil
 import signal
@@ -490,6 +491,7 @@ def test_a_signal_handler_that_raises_in_the_middle_leaves_it_consistent(tmp_pat
         signal.signal(signal.SIGALRM, before)
         ended.set()
         worker.join(30)
+    gc.collect()  # what was left open is found here, and not in the next test
     held.check()
     balance = held.buffer.read()
     assert (balance.delivered, balance.dropped, len(held.buffer)) == (balance.accepted, {}, 0)
