@@ -15,7 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -195,7 +195,8 @@ class Sink:
 
         options = self.options
         spool_dir = self._spool_dir
-        identity = Identity(self.address, self.address, self.producer, options.durability)
+        url = self.address if " " not in self.address else ""  # else it is words for people, and leads nowhere
+        identity = Identity(self.address, url, self.producer, options.durability)
         journal = Journal(spool_dir, identity, options.segment_bytes, options.spool_bytes, options.sync_interval)
         shelf = Shelf(journal, options.durability != MEMORY, options.spool_bytes)
         return shelf, Adopter(self.name, spool_dir, self.address, self.lane_for, self.orphan_age)
@@ -220,12 +221,14 @@ class Sink:
             for first, last in missing:
                 holes.add(first, last, LOST_IN_CRASH)
             shelf.settle([*journal.undeclared, *missing], undeclared=True)
-        buffer = Buffer(self.options, shelf=shelf, holes=holes)
+        # When they were emitted is noted by a clock that begins anew with the machine, so none of them is too old.
+        options = replace(self.options, delivery_deadline=None)
+        buffer = Buffer(options, shelf=shelf, holes=holes)
         buffer.inherit(journal.unsettled)
         worker = Worker(
             f"{self.name}, for {producer}",
             buffer,
-            self.options,
+            options,
             partial(self._make_transport, producer),
             self._retry_wait,
             make_note=self._make_note if self.keeps_notes else None,
