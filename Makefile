@@ -2,11 +2,11 @@
 #
 #   PYTHON=python3.12   which interpreter (3.10 or later); each gets a virtual environment of its own
 #   ARGS="-k redis -x"  further arguments for pytest
-#   JOBS=4              test processes (default: one a processor)
+#   JOBS=4              test processes (default: three for two processors, since tests wait for servers half of the time)
 
 PYTHON ?= python3
 VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(shell "$(PYTHON)" -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
-JOBS ?= auto
+JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 / 2)
 SINK ?=
 ON ?= redis,rabbitmq
 SCENARIOS ?= 200
