@@ -61,7 +61,8 @@ class Ended(NamedTuple):
 def start(
     script: str, url: str, *flags: str, folder: Path | None = None, head: str = HEAD, **env: str
 ) -> subprocess.Popen[str]:
-    """A new interpreter that runs a script with that sink; one that forks is not measured by a coverage tool.
+    """A new interpreter that runs a script with that sink; one that forks, or handles signals, is not measured by a
+    coverage tool, which has a handler of its own for SIGTERM.
 
     Args:
         script: What comes behind HEAD.
@@ -71,7 +72,7 @@ def start(
         head: What comes first.
         env: More of the environment.
     """
-    measured = not any(word in script for word in ("fork", "multiprocessing", "child("))
+    measured = not any(word in script for word in ("fork", "multiprocessing", "child(", "stop_on_signal", "SIGTERM"))
     kept = {name: value for name, value in os.environ.items() if measured or not name.startswith("COVERAGE")}
     if folder is None:
         command = ["-c", head + script]
