@@ -23,7 +23,6 @@ class Shelf:
     Args:
         journal: Where events are kept.
         always: Whether every event is in it, not only those for which there was no room.
-        spool_bytes: Bytes on disk, at most.
         adopted: Events that a dead process has left in it, all of which lie there only; None: it is this process's own.
 
     Attributes:
@@ -31,10 +30,9 @@ class Shelf:
         unprotected: Events that were to be on disk and are in memory only, because the disk did not take them.
     """
 
-    def __init__(self, journal: Journal, always: bool, spool_bytes: int, adopted: int | None = None) -> None:
+    def __init__(self, journal: Journal, always: bool, adopted: int | None = None) -> None:
         self.journal = journal
         self.always = always
-        self._spool_bytes = spool_bytes
         self.spooled = adopted or 0
         self.unprotected = 0
         self._adopted = adopted is not None

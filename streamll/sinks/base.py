@@ -198,7 +198,7 @@ class Sink:
         url = self.address if " " not in self.address else ""  # else it is words for people, and leads nowhere
         identity = Identity(self.address, url, self.producer, options.durability)
         journal = Journal(spool_dir, identity, options.segment_bytes, options.spool_bytes, options.sync_interval)
-        shelf = Shelf(journal, options.durability != MEMORY, options.spool_bytes)
+        shelf = Shelf(journal, options.durability != MEMORY)
         return shelf, Adopter(self.name, spool_dir, self.address, self.lane_for, self.orphan_age)
 
     def lane_for(self, journal: AdoptedJournal) -> Lane:
@@ -212,7 +212,7 @@ class Sink:
 
         producer = journal.identity.producer
         holes = Holes() if self.keeps_notes else None
-        shelf = Shelf(journal, False, self.options.spool_bytes, adopted=journal.unsettled)
+        shelf = Shelf(journal, False, adopted=journal.unsettled)
         if holes is not None:
             for first, last in journal.undeclared:
                 holes.add(first, last, DROPPED_BEFORE_CRASH)

@@ -49,7 +49,7 @@ class Held:
         self.options = SinkOptions(spool_dir=str(spool), **options)
         identity = Identity(DESTINATION, DESTINATION, new_producer_id(), self.options.durability)
         self.journal = Journal(spool, identity, self.options.segment_bytes, self.options.spool_bytes)
-        self.shelf = Shelf(self.journal, self.options.durability != "memory", self.options.spool_bytes)
+        self.shelf = Shelf(self.journal, self.options.durability != "memory")
         self.holes = Holes()
         self.buffer = Buffer(self.options, shelf=self.shelf, holes=self.holes)
 
