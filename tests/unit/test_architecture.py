@@ -136,7 +136,7 @@ class TestArrows:
         def family(module: str) -> str:
             return module.split(".")[2].split("_")[0]
 
-        shared = {"base", "stats", "received", "seen", "entry"}
+        shared = {"base", "stats", "received", "seen", "entry", "frame"}
         for module in MODULES:
             if module.startswith(f"streamll.{package}."):
                 known = {
