@@ -1,7 +1,7 @@
 """Scenarios with a disk: applications that keep their events there and are killed, and those that deliver what they left.
 
 What belongs here: what has to do with the spool. What does not: what a child does (children.py), or what is done to the
-wire and the server (real.py).
+wire and the server (faults.py).
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from tests.chaos.children import (
     quiet_fork,
     read_answers,
 )
-from tests.chaos.real import RealScenario, Rule
+from tests.chaos.faults import Rule
+from tests.chaos.real import RealScenario
 from tests.chaos.watch import Watch
 from tests.fixtures.waiting import wait_until
 
@@ -165,7 +166,7 @@ class Crashes(RealScenario):
     def fill_disk(self) -> str:
         """No file of this process grows: the disk is full, as far as it can tell."""
         with full_disk():
-            return self._meanwhile()
+            return self.faults.meanwhile()
 
     def adopt_the_rest(self) -> None:
         """The next process delivers what is left on disk."""

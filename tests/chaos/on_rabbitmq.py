@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from typing import Any, ClassVar
-from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import pika.exceptions
@@ -14,8 +13,8 @@ from streamll.codec import decode
 from streamll.sinks.base import Sink
 from streamll.sinks.rabbitmq import RabbitMQSink
 from tests.chaos.crashes import Crashes
+from tests.chaos.faults import Faults, Rule, through
 from tests.chaos.oracle import Found, Place
-from tests.chaos.real import Rule
 from tests.fixtures.rabbitmq import RabbitMQServer
 from tests.fixtures.waiting import wait_until
 
@@ -32,42 +31,18 @@ def start_rabbitmq() -> RabbitMQServer:
     return server
 
 
-class RabbitMQScenario(Crashes):
-    """One scenario on RabbitMQ: every event at least once, and the first of each in the order of its producer."""
+class RabbitMQFaults(Faults):
+    """What can be done to a RabbitMQ."""
 
-    name: ClassVar[str] = "rabbitmq"
-    rounds: ClassVar[tuple[int, int]] = (3, 10)
     server: RabbitMQServer
 
-    def port(self) -> int:
-        """See RealScenario."""
-        return self.server.port
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._alarmed: set[str] = set()
 
-    def name_places(self) -> None:
-        """See RealScenario."""
-        self.exchange = f"chaos-{self.seed}-{uuid4().hex}"
-        self.alarmed: set[str] = set()
-
-    def make_sink(self, **options: Any) -> Sink:
-        """See RealScenario."""
-        parts = urlsplit(self.server.url)
-        login = parts.netloc.rpartition("@")[0]
-        url = urlunsplit(parts._replace(netloc=f"{login}@{self.proxy.host}:{self.proxy.port}"))
-        return RabbitMQSink(url, self.exchange, queue=self.exchange, **options)
-
-    def draw_options(self) -> dict[str, Any]:
-        """See RealScenario."""
-        drawn = super().draw_options()
-        return drawn | {
-            "connect_timeout": 2.0,
-            "send_timeout": max(0.3, drawn["send_timeout"]),
-            "confirm_window": self.rng.choice([10, 100, 1000]),
-        }
-
-    def more_faults(self) -> list[tuple[float, Rule]]:
-        """See RealScenario."""
+    def on_server(self) -> list[tuple[float, Rule]]:
+        """See Faults."""
         return [
-            *super().more_faults(),
             (0.3, self.kill),
             (0.2, self.restart),
             (1.5, self.freeze),
@@ -78,9 +53,9 @@ class RabbitMQScenario(Crashes):
     def alarm(self) -> str:
         """The broker takes nothing from connections that publish, for want of memory or of disk."""
         what = self.rng.choice(["memory", "disk"])
-        self.alarmed.add(what)
+        self._alarmed.add(what)
         self.server.ctl("eval", f"rabbit_alarm:set_alarm({{{{resource_limit, {what}, node()}}, []}}).")
-        done = self._meanwhile()
+        done = self.meanwhile()
         self.mend()
         return f"{what}, {done}"
 
@@ -90,13 +65,40 @@ class RabbitMQScenario(Crashes):
         return "all connections"
 
     def mend(self) -> None:
-        """See RealScenario."""
-        while self.alarmed:
-            what = self.alarmed.pop()
+        """See Faults."""
+        while self._alarmed:
+            what = self._alarmed.pop()
             self.server.ctl("eval", f"rabbit_alarm:clear_alarm({{resource_limit, {what}, node()}}).")
 
-    def _back(self) -> None:
+    def started(self) -> None:
+        """See Faults."""
         self.server.ctl("await_startup")
+
+
+class RabbitMQScenario(Crashes):
+    """One scenario on RabbitMQ: every event at least once, and the first of each in the order of its producer."""
+
+    name: ClassVar[str] = "rabbitmq"
+    faults_kind: ClassVar[type[Faults]] = RabbitMQFaults
+    rounds: ClassVar[tuple[int, int]] = (3, 10)
+    server: RabbitMQServer
+
+    def name_places(self) -> None:
+        """See RealScenario."""
+        self.exchange = f"chaos-{self.seed}-{uuid4().hex}"
+
+    def make_sink(self, **options: Any) -> Sink:
+        """See RealScenario."""
+        return RabbitMQSink(through(self.proxy, self.server.url), self.exchange, queue=self.exchange, **options)
+
+    def draw_options(self) -> dict[str, Any]:
+        """See RealScenario."""
+        drawn = super().draw_options()
+        return drawn | {
+            "connect_timeout": 2.0,
+            "send_timeout": max(0.3, drawn["send_timeout"]),
+            "confirm_window": self.rng.choice([10, 100, 1000]),
+        }
 
     def look(self) -> Place:
         """See RealScenario: basic_get until there is nothing more, once all connections have ended."""

@@ -12,8 +12,8 @@ from streamll.codec import decode
 from streamll.sinks.base import Sink
 from streamll.sinks.redis import RedisSink
 from tests.chaos.crashes import Crashes
+from tests.chaos.faults import Faults, Rule, through
 from tests.chaos.oracle import Found, Place
-from tests.chaos.real import Rule
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.waiting import PATIENCE, wait_until
 
@@ -29,33 +29,12 @@ def start_redis() -> RedisServer:
     return server
 
 
-class RedisScenario(Crashes):
-    """One scenario on Redis: every event once, in the order of its producer."""
+class RedisFaults(Faults):
+    """What can be done to a Redis."""
 
-    name: ClassVar[str] = "redis"
-    server: RedisServer
-
-    def port(self) -> int:
-        """See RealScenario."""
-        return self.server.port
-
-    def name_places(self) -> None:
-        """See RealScenario."""
-        self.stream = f"chaos:{self.seed}:{uuid4().hex}"
-
-    def make_sink(self, **options: Any) -> Sink:
-        """See RealScenario."""
-        url = f"redis://{self.proxy.host}:{self.proxy.port}/0"
-        return RedisSink(url, self.stream, **options)
-
-    def draw_options(self) -> dict[str, Any]:
-        """See RealScenario."""
-        return super().draw_options() | {"fence": self.rng.choice(["auto", "auto", "transaction"])}
-
-    def more_faults(self) -> list[tuple[float, Rule]]:
-        """See RealScenario."""
+    def on_server(self) -> list[tuple[float, Rule]]:
+        """See Faults."""
         return [
-            *super().more_faults(),
             (0.7, self.kill),
             (0.3, self.restart),
             (1.5, self.freeze),
@@ -81,7 +60,7 @@ class RedisScenario(Crashes):
         """A server out of memory refuses writes, and goes on once it has some."""
         with self.server.client() as client:
             client.config_set("maxmemory", "1")
-        done = self._meanwhile()
+        done = self.meanwhile()
         self.mend()
         return done
 
@@ -89,15 +68,35 @@ class RedisScenario(Crashes):
         """A primary that became a replica refuses writes, until it is the primary again."""
         with self.server.client() as client:
             client.replicaof("127.0.0.1", "1")  # nobody is there
-        done = self._meanwhile()
+        done = self.meanwhile()
         self.mend()
         return done
 
     def mend(self) -> None:
-        """See RealScenario."""
+        """See Faults."""
         with self.server.client() as client:
             client.config_set("maxmemory", "0")
             client.replicaof("NO", "ONE")
+
+
+class RedisScenario(Crashes):
+    """One scenario on Redis: every event once, in the order of its producer."""
+
+    name: ClassVar[str] = "redis"
+    faults_kind: ClassVar[type[Faults]] = RedisFaults
+    server: RedisServer
+
+    def name_places(self) -> None:
+        """See RealScenario."""
+        self.stream = f"chaos:{self.seed}:{uuid4().hex}"
+
+    def make_sink(self, **options: Any) -> Sink:
+        """See RealScenario."""
+        return RedisSink(through(self.proxy, self.server.url), self.stream, **options)
+
+    def draw_options(self) -> dict[str, Any]:
+        """See RealScenario."""
+        return super().draw_options() | {"fence": self.rng.choice(["auto", "auto", "transaction"])}
 
     def look(self) -> Place:
         """See RealScenario: XRANGE, once the server has read everything that anybody sent it."""

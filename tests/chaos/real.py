@@ -1,8 +1,7 @@
 """A scenario on a real server: what both brokers have in common.
 
-What belongs here: a sink behind a proxy, the rules that need no knowledge of the broker (emit, flush, fork, the wire, the
-process of the server), and the verdict. What does not: how one looks into a broker, or hurts it from inside
-(on_redis.py, on_rabbitmq.py).
+What belongs here: a sink behind a proxy, what its application does (emit, flush, fork), and the verdict. What does not:
+what is done to the wire and the server (faults.py), or how one looks into a broker (on_redis.py, on_rabbitmq.py).
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
 from random import Random
 from typing import Any, ClassVar
 
@@ -18,14 +16,12 @@ from streamll.models import PRIORITIES, StreamllEvent
 from streamll.options import PipelineOptions
 from streamll.pipeline import Pipeline
 from streamll.sinks.base import DeliveryReport, Sink, SinkStats
-from streamll.testing.proxy import DIRECTIONS, TO_CLIENT, TO_SERVER, FaultProxy
+from streamll.testing.proxy import FaultProxy
 from tests.chaos.children import FORK, Child, Left, Stopped, emit_in_child, end, is_over, quiet_fork
+from tests.chaos.faults import Faults, Rule
 from tests.chaos.oracle import Place, Verdict, Witness, failure, judge
 from tests.chaos.watch import Watch
-from tests.fixtures.process import ServerProcess
 from tests.fixtures.waiting import PATIENCE
-
-Rule = Callable[[], str]
 
 
 class RealScenario:
@@ -43,6 +39,7 @@ class RealScenario:
     """
 
     name: ClassVar[str]
+    faults_kind: ClassVar[type[Faults]]
     patience: ClassVar[float] = PATIENCE
     rounds: ClassVar[tuple[int, int]] = (4, 16)
 
@@ -54,12 +51,12 @@ class RealScenario:
         self.history: list[str] = []
         self.wrong = Verdict()
         self.children: list[Child] = []
-        self.well = True  # nothing is wrong with server and wire just now
         self._watch = watch
         self._emitted = 0
-        assert isinstance(server, ServerProcess)
-        self.proxy = FaultProxy("127.0.0.1", self.port())
+        self.proxy = FaultProxy("127.0.0.1", server.port)
         self.options = self.draw_options()
+        patience = self.options["send_timeout"] / 10
+        self.faults = self.faults_kind(server, self.proxy, self.rng, self._meanwhile, patience)
         self.name_places()
         self.sink = self.make_sink(
             name=f"chaos-{seed}",
@@ -69,10 +66,6 @@ class RealScenario:
         )
 
     # What a broker's scenario brings
-
-    def port(self) -> int:
-        """The server's."""
-        raise NotImplementedError
 
     def name_places(self) -> None:
         """Choose where this scenario's events go."""
@@ -89,9 +82,6 @@ class RealScenario:
     def more_faults(self) -> list[tuple[float, Rule]]:
         """Further ways to hurt something."""
         return []
-
-    def mend(self) -> None:
-        """Undo what those rules did to the server, which runs."""
 
     def look(self) -> Place:
         """All that is at the destination, once nothing is under way to it."""
@@ -135,16 +125,7 @@ class RealScenario:
             (1.0, self.fork),
             *self.more_work(),
         ]
-        faults: list[tuple[float, Rule]] = [
-            (4.0, self.cut),
-            (1.0, self.reset),
-            (1.0, self.delay),
-            (1.0, self.throttle),
-            (1.0, self.swallow),
-            (1.0, self.stall),
-            (0.5, self.refuse),
-            *self.more_faults(),
-        ]
+        faults = [*self.faults.menu(), *self.more_faults()]
         try:
             for _ in range(self.rng.randint(*self.rounds)):
                 for rules in (faults, work, [(1.0, self.emit)], [(1.0, self.flush)], [(1.0, self.heal)]):
@@ -155,7 +136,7 @@ class RealScenario:
             return self._verdict(closing)
         finally:
             self._watch.look_at(None)
-            self.get_well()
+            self.faults.get_well()
             self.sink.stop(0)
             self.proxy.close()
             self.clean_up()
@@ -171,20 +152,10 @@ class RealScenario:
         """Remember what was done."""
         self.history.append(text)
 
-    def get_well(self) -> None:
-        """Have everything work again."""
-        self.proxy.heal()
-        if self.server.running:
-            self.server.thaw()
-        else:
-            self.server.start()
-        self.mend()
-        self.well = True
-
     def end(self) -> bool | None:
         """Stop the sink; returns whether a closing record must be there."""
         if self.rng.random() < 0.7:
-            self.get_well()
+            self.faults.get_well()
             self.emit()  # after whatever has happened, it goes on
             stats = self.sink.stop(self.patience)
             self.wrong.hold("shutdown" not in stats.dropped, f"there was time, and: {stats.dropped}")
@@ -193,7 +164,7 @@ class RealScenario:
         timeout = self.rng.choice([0.0, 0.05, 0.2])
         stats = self.sink.stop(timeout)
         self.note(f"stop({timeout}): {sum(stats.dropped.values())} dropped")
-        self.get_well()
+        self.faults.get_well()
         return None
 
     def closes(self, stats: SinkStats) -> bool | None:
@@ -260,7 +231,7 @@ class RealScenario:
 
     def flush(self) -> str:
         """Wait for what was accepted: for long when all is well, else for a moment."""
-        timeout = self.patience if self.well else self.rng.choice([0.0, 0.05, 0.2])
+        timeout = self.patience if self.faults.well else self.rng.choice([0.0, 0.05, 0.2])
         before = self.sink.balance()
         flushed = self.sink.flush(timeout)
         after = self.sink.balance()
@@ -268,103 +239,27 @@ class RealScenario:
         self.wrong.hold(
             not flushed or settled >= before.accepted, f"flush said that {before.accepted} are settled: {settled} are"
         )
-        self.wrong.hold(flushed or not self.well, f"all is well, and flush({timeout}) failed")
+        self.wrong.hold(flushed or not self.faults.well, f"all is well, and flush({timeout}) failed")
         return f"{timeout} s: {flushed}"
 
     def heal(self) -> str:
         """The end of all faults."""
-        self.get_well()
+        self.faults.get_well()
         return "all is well"
-
-    def cut(self) -> str:
-        """The wire, after so many bytes."""
-        self.well = False
-        count, direction = self.rng.randrange(self.rng.choice([50, 1000, 30_000])), self.rng.choice(DIRECTIONS)
-        reset = self.rng.random() < 0.3
-        self.proxy.cut_after(count, direction, reset=reset)
-        return f"after {count} bytes {direction}{', by a reset' if reset else ''}"
-
-    def reset(self) -> str:
-        """All connections, at once."""
-        self.proxy.reset()
-        return "all connections"
-
-    def delay(self) -> str:
-        """Latency, which a sink has to live with: all goes well."""
-        seconds = self.rng.choice([0.001, 0.01, 0.03])
-        self.proxy.delay(seconds, self.rng.choice([None, *DIRECTIONS]))
-        self.well = self.well and seconds < self.options["send_timeout"] / 10
-        return f"{seconds} s"
-
-    def throttle(self) -> str:
-        """A narrow line."""
-        self.well = False
-        rate = self.rng.choice([2_000, 50_000, 1_000_000])
-        self.proxy.throttle(rate, self.rng.choice([None, *DIRECTIONS]))
-        return f"{rate} bytes/s"
-
-    def swallow(self) -> str:
-        """The acknowledgements, or what they would be for."""
-        self.well = False
-        direction = self.rng.choice([TO_CLIENT, TO_CLIENT, TO_SERVER])
-        self.proxy.drop(direction)
-        return direction
-
-    def stall(self) -> str:
-        """Nothing is passed on, and arrives late."""
-        self.well = False
-        direction = self.rng.choice([None, *DIRECTIONS])
-        self.proxy.stall(direction)
-        return str(direction or "both directions")
-
-    def refuse(self) -> str:
-        """No connection is to be had."""
-        self.well = False
-        self.proxy.refuse()
-        return "all connections"
-
-    def kill(self) -> str:
-        """SIGKILL for the server; what it has confirmed is on its disk."""
-        self.server.kill()
-        done = self._meanwhile()
-        self.server.start()
-        self._back()
-        return done
-
-    def restart(self) -> str:
-        """The server, in its own good way."""
-        self.server.stop()
-        done = self._meanwhile()
-        self.server.start()
-        self._back()
-        return done
-
-    def freeze(self) -> str:
-        """SIGSTOP, and SIGCONT after a while: what was sent meanwhile is taken late."""
-        self.server.freeze()
-        done = self._meanwhile()
-        self.server.thaw()
-        return done
 
     def _meanwhile(self) -> str:
         """What the application does while the server is away."""
-        was_well, self.well = self.well, False
         rules = self.rng.choices([self.emit, self.flush, self.many_threads], k=self.rng.randint(0, 2))
-        done = [rule() for rule in (self.emit, *rules)]
-        self.well = was_well
-        return ", ".join(done)
-
-    def _back(self) -> None:
-        """A server that has started again has the settings it started with."""
+        return ", ".join(rule() for rule in (self.emit, *rules))
 
     # Children
 
     def fork(self) -> str:
         """A child emits and ends: it stops its sink, or just ends, or jumps through time before."""
-        way = self.rng.choice(["stop", "stop", "clock", *(["leave", "leave"] if self.well else [])])
+        way = self.rng.choice(["stop", "stop", "clock", *(["leave", "leave"] if self.faults.well else [])])
         events = [self.event() for _ in range(self.rng.choice([1, 5, 40]))]
         receiving, sending = FORK.Pipe(duplex=False)
-        timeout = self.patience if self.well else 0.3
+        timeout = self.patience if self.faults.well else 0.3
         with quiet_fork():
             process = FORK.Process(target=self._in_child, args=(sending, events, way, timeout))
             process.start()
@@ -383,7 +278,7 @@ class RealScenario:
         if way == "leave":
             self.children.append(Left(witness, producer, self.options["buffer_size"]))
         else:
-            self.children.append(Stopped(witness, producer, stats, self.closes(stats) if self.well else None))
+            self.children.append(Stopped(witness, producer, stats, self.closes(stats) if self.faults.well else None))
         return f"{way}: {len(witness.accepted)} of {len(events)} accepted"
 
     def _in_child(self, sending: Any, events: list[StreamllEvent], way: str, timeout: float) -> None:

@@ -12,9 +12,14 @@ from tests.fixtures.waiting import PATIENCE
 
 
 class Watch:
-    """Reads the balance of one sink after the other; see `watching`."""
+    """Reads the balance of one sink after the other; see `watching`.
 
-    def __init__(self) -> None:
+    Args:
+        every: Seconds between two looks.
+    """
+
+    def __init__(self, every: float = 0.0005) -> None:
+        self._every = every
         self._sink: Sink | None = None
         self._changed = threading.Condition()
         self._wrong: list[str] = []
@@ -39,7 +44,7 @@ class Watch:
                     self._changed.wait(1.0)
                 else:
                     self._read(self._sink)
-                    self._changed.wait(0.0005)
+                    self._changed.wait(self._every)
 
     def end(self) -> None:
         """Let the thread end."""
@@ -60,9 +65,9 @@ class Watch:
 
 
 @contextmanager
-def watching() -> Iterator[Watch]:
-    """A watch, for the block."""
-    watch = Watch()
+def watching(*options: float) -> Iterator[Watch]:
+    """A watch, for the block; the options are its arguments."""
+    watch = Watch(*options)
     thread = threading.Thread(target=watch.run, name="balance-watch", daemon=True)
     thread.start()
     try:
