@@ -21,8 +21,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from streamll.brokers.redis_connection import Dialer, RedisConnection, Tap
+from streamll.brokers.redis_connection import RedisConnection
+from streamll.brokers.redis_dialer import Dialer
 from streamll.brokers.redis_errors import Trouble, trouble_of
+from streamll.brokers.redis_tap import Tap
 from streamll.brokers.redis_url import parse_redis_url
 from streamll.consumers.base import Consumer
 from streamll.consumers.base_options import BEGINNING, END, ConsumerOptions

@@ -19,8 +19,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from streamll.brokers.redis_connection import Dialer, RedisConnection, Reply, Tap
+from streamll.brokers.redis_connection import RedisConnection, Reply
+from streamll.brokers.redis_dialer import Dialer
 from streamll.brokers.redis_errors import Trouble, trouble_of
+from streamll.brokers.redis_tap import Tap
 from streamll.brokers.redis_url import RedisAddress
 from streamll.delivery.outcome import BatchOutcome, Failure
 from streamll.errors import DecodeError, TransportError, UnavailableError

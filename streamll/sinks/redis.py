@@ -90,7 +90,7 @@ class RedisSink(Sink):
 
         def transport(producer: str) -> Transport:
             # On the worker's thread: what a connection needs takes longer to import than `configure` is to last.
-            from streamll.brokers.redis_connection import Dialer
+            from streamll.brokers.redis_dialer import Dialer
             from streamll.sinks.redis_transport import RedisTransport
 
             keys = keys_for(own.stream, producer, own.dead_letter_stream, cluster)

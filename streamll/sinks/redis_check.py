@@ -10,8 +10,10 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from streamll.brokers.redis_connection import Dialer, RedisConnection, Reply, Tap
+from streamll.brokers.redis_connection import RedisConnection, Reply
+from streamll.brokers.redis_dialer import Dialer
 from streamll.brokers.redis_errors import NOT_PERMITTED, Trouble, trouble_of
+from streamll.brokers.redis_tap import Tap
 from streamll.brokers.redis_url import RedisAddress
 from streamll.errors import FatalError, UnavailableError
 from streamll.sinks.base import Finding

@@ -10,8 +10,10 @@ import os
 import time
 from collections.abc import Sequence
 
-from streamll.brokers.redis_connection import Dialer, RedisConnection, Tap, import_client
+from streamll.brokers.redis_connection import RedisConnection, import_client
+from streamll.brokers.redis_dialer import Dialer
 from streamll.brokers.redis_errors import NOT_PERMITTED, trouble_of
+from streamll.brokers.redis_tap import Tap
 from streamll.delivery.outcome import BatchOutcome, Entry, Failure
 from streamll.errors import TransportError
 from streamll.runtime.fork import whole_import

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from streamll.brokers.redis_connection import Dialer
+from streamll.brokers.redis_dialer import Dialer
 from streamll.brokers.redis_url import parse_redis_url
 from streamll.codec import decode
 from streamll.delivery.outcome import BatchOutcome, Entry, Failure
