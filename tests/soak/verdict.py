@@ -1,0 +1,148 @@
+"""The verdict: what the application counted, what the sinks say, and what was read at the brokers, held against each other.
+
+What belongs here: the rules; no thread, clock or server. What does not: how any of it was found out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from streamll.ranges import RangeSet
+from streamll.views.audit import AuditReport
+from tests.chaos.oracle import Verdict
+from tests.soak.report import SinkReport
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Read:
+    """What was read at one broker, all of it.
+
+    Attributes:
+        once: Whether nothing may be there twice, and all must be in order.
+        audit: By the sink's numbers.
+        sources: By the numbers that the sources gave: those that arrived, dead letters too.
+        again: How many of those came more than once.
+        entries: How many entries there were, doubles and dead letters too, notes left out.
+    """
+
+    once: bool
+    audit: AuditReport
+    sources: Mapping[str, RangeSet]
+    again: int
+    entries: int
+
+
+@dataclass
+class Memory:
+    """The memory of the application, and its bound.
+
+    The warm-up fills every buffer once, so what the buffers may hold is part of its peak, `base`, already. From then on
+    nothing may need more than that, but for `growth` of it: what the allocators of Python and C lose by and by to
+    fragments, and what one event differs from another.
+
+    Attributes:
+        growth: The share of `base` by which the memory may grow.
+        base: The most that was in memory during the warm-up, in bytes.
+        peak: The most since then.
+        now: What is in memory now.
+    """
+
+    growth: float
+    base: int = 0
+    peak: int = 0
+    now: int = 0
+
+    def see(self, rss: int, warming_up: bool) -> None:
+        """Take a measurement in."""
+        self.now = rss
+        if warming_up:
+            self.base = max(self.base, rss)
+        else:
+            self.peak = max(self.peak, rss)
+
+    @property
+    def bound(self) -> int:
+        """What may be in memory, in bytes."""
+        return int(self.base * (1 + self.growth))
+
+    @property
+    def within(self) -> bool:
+        """Whether the bound holds so far."""
+        return self.peak <= self.bound
+
+    def __str__(self) -> str:
+        if not self.peak:
+            return f"RSS {self.now / MIB:.1f} MiB (warm-up)"
+        return (
+            f"RSS {self.now / MIB:.1f} MiB ({self.now / self.base - 1:+.1%} since the warm-up, "
+            f"peak {self.peak / MIB:.1f}, bound {self.bound / MIB:.1f})"
+        )
+
+
+def judge(name: str, emitted: Mapping[str, int], sink: SinkReport, read: Read) -> Verdict:
+    """Say what is wrong at the end, when all that could be delivered was.
+
+    Args:
+        name: The sink's.
+        emitted: How many events each source emitted; they are numbered from 0 on.
+        sink: What the stopped sink says.
+        read: What was read.
+    """
+    verdict = Verdict()
+
+    def hold(condition: object, text: str) -> None:
+        verdict.hold(condition, f"{name}: {text}")
+
+    total, counts = sum(emitted.values()), read.audit.total
+    hold(sink.balanced, f"the balance does not hold: {sink}")
+    hold(sink.offered == total, f"the application emitted {total}, and the sink counts {sink.offered} as offered")
+    hold(sink.settled == sink.accepted, f"of {sink.accepted} accepted events the fate of {sink.settled} is known")
+    hold(sink.delivered > 0, "nothing was delivered")
+    hold(not sink.defects and not sink.callback_errors, f"defects: {sink.last_error}")
+    hold(not sink.lost_after_ack, f"{sink.lost_after_ack} counted as lost by a server that loses none")
+
+    # By the sink's numbers
+    producers = [row.producer for row in read.audit.producers]
+    hold(producers == [sink.producer], f"events of {producers}, where the sink is {sink.producer}")
+    hold(read.audit.closed == 1, "there is no closing record")
+    hold(not counts.undeclared, f"{counts.undeclared} lost without a word: {_ranges(read.audit)}")
+    hold(not counts.unread, f"{counts.unread} may have gone before they were read: the reader was too slow")
+    hold(not counts.malformed and not read.audit.strangers, "there is what no sink writes")
+    # What was given up without an answer may have arrived.
+    unsure = sink.dropped.get("unconfirmed", 0)
+    most = sink.delivered + unsure
+    hold(
+        sink.delivered <= counts.events <= most, f"{sink.delivered} were delivered by its word, and {counts.events} are"
+    )
+    hold(
+        sink.dead_lettered <= counts.dead_letters <= sink.dead_lettered + unsure,
+        f"{sink.dead_lettered} dead letters by its word, and {counts.dead_letters} are there",
+    )
+    hold(
+        sink.lost - unsure <= counts.declared + counts.declared_late <= sink.lost,
+        f"it dropped {sink.lost}, and declared {counts.declared}",
+    )
+    if read.once:
+        hold(not counts.doubles and not counts.late, f"{counts.doubles + counts.late} are there twice")
+        hold(not counts.out_of_order, f"{counts.out_of_order} are out of order")
+
+    # By the numbers of the sources
+    arrived = sum(numbers.count() for numbers in read.sources.values())
+    expected = sink.delivered + sink.dead_lettered
+    hold(expected <= arrived <= expected + unsure, f"{expected} have arrived by its word, and {arrived} have")
+    strangers = read.sources.keys() - emitted.keys()
+    hold(not strangers, f"events of sources that nobody knows: {sorted(strangers)}")
+    for source, numbers in read.sources.items():
+        beyond = [last for _, last in numbers if last >= emitted.get(source, 0)]
+        hold(not beyond, f"{source} emitted {emitted.get(source, 0)}, and these are there too: {beyond[:5]}")
+    if read.once:
+        hold(not read.again, f"{read.again} of the sources' numbers are there twice")
+    hold(read.entries == arrived + read.again, f"{read.entries} entries hold {arrived} events and {read.again} doubles")
+    return verdict
+
+
+def _ranges(report: AuditReport) -> list[tuple[int, int]]:
+    return [found for row in report.producers for found in row.ranges][:10]
