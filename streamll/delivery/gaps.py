@@ -67,6 +67,10 @@ class Holes:
     def __bool__(self) -> bool:
         return bool(self._firsts)
 
+    def __contains__(self, seq: int) -> bool:
+        at = bisect_right(self._firsts, seq) - 1
+        return at >= 0 and seq <= self._lasts[at]
+
     def add(self, first: int, last: int, reason: str) -> None:
         """Note that these numbers were dropped; none of them may have been noted before."""
         firsts, lasts, reasons = self._firsts, self._lasts, self._reasons

@@ -4,16 +4,20 @@ What belongs here: the one lock of a sink, and everything that must be consisten
 sequence. What does not: which entry gives way (waiting.py), what lies on disk (shelf.py), what a batch is
 (delivery/batching.py), or sending (worker.py).
 
-Any thread may call `put` at any moment, also one that is inside `put` already: a garbage collection or a signal handler
-may run the application's code in the middle of it. So the lock is reentrant, and a call that finds its own thread
-inside leaves its record on a side queue, which the call it interrupted accepts right after its own work.
+Nearly every event comes in without the lock: while there is room for certain, `put` appends it to the inbox, which is one
+step that nothing can interrupt. Whoever holds the lock next gives numbers to what lies there, in the order in which it
+came. So threads that emit wait neither for each other nor for the worker.
+
+All else takes the lock. Any thread may call `put` at any moment, also one that is inside `put` already: a garbage
+collection or a signal handler may run the application's code in the middle of it. So the lock is reentrant, and a call
+that finds its own thread inside leaves its record on a side queue, which the call it interrupted accepts right after its
+own work.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from threading import RLock
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -23,9 +27,11 @@ from streamll.delivery.ledger import Balance, Ledger
 from streamll.delivery.machine import EXPIRED, SHUTDOWN, UNCONFIRMED, Settlement
 from streamll.delivery.outcome import Entry
 from streamll.errors import BufferFullError
-from streamll.models import Record
+from streamll.models import NORMAL, Record
 from streamll.options import SinkOptions
-from streamll.runtime.waiting import ENTRY_OVERHEAD, Waiting, rank_of, size_of
+from streamll.runtime.inbox import NEVER, SMALL, SPARE, Inbox
+from streamll.runtime.waiters import Waiters
+from streamll.runtime.waiting import ENTRY_OVERHEAD, RANKS, Waiting, rank_of, size_of
 from streamll.runtime.wakeup import Wakeup
 
 if TYPE_CHECKING:
@@ -38,8 +44,10 @@ OVERFLOW = "overflow"
 SPOOL_FULL = "spool_full"
 SPOOL_DAMAGED = "spool_damaged"
 
+GIVES_WAY = 100
+"""With `drop_oldest`, one in so many of `buffer_size` events give way at once, the oldest."""
+
 _REFUSE = "refuse"  # beside the strategies: where there is no room, nothing gives way, and nobody waits
-_NEVER = 1 << 62
 _POLL = 0.05  # seconds after which a waiting thread looks again by itself, should a wake-up have gone to another
 
 
@@ -70,6 +78,7 @@ class Buffer:
         self._shelf = shelf
         self._holes = holes
         self._lock = RLock()
+        self._inbox = Inbox()
         self._busy = False
         self._side: deque[Record | str] = deque()  # records to accept, and reasons of refusals to count
         self._waiting = Waiting()
@@ -79,11 +88,12 @@ class Buffer:
         self._floor: int | None = None  # the lowest sequence number in flight
         self._flying: list[Entry] = []  # the batch in flight, and which of it has landed: kept for a shelf only
         self._landed: set[int] = set()
-        self._wake_at = _NEVER  # so many entries waiting set `activity`
-        self._waiters: deque[Wakeup] = deque()  # threads that wait for room, or for a flush
+        self._leaving: list[Entry] = []  # what gives way just now
+        self._waiters = Waiters(self._lock)
         self._closed = False
         self._sealed = False
         self._reading = Balance()
+        self._tune()
 
     # The application's side
 
@@ -96,6 +106,14 @@ class Buffer:
         Raises:
             BufferFullError: There is no room, and the strategy is `raise_error`.
         """
+        inbox = self._inbox
+        records = inbox.records
+        if len(records) < inbox.room and record.priority == NORMAL and len(record.payload) <= SMALL:
+            records.append(record)
+            if len(records) >= inbox.wake_at:
+                inbox.told()  # before it is: then the worker looks again, whoever else changed this meanwhile
+                self.activity.set()
+            return True
         with self._lock:
             if self._busy:
                 self._side.append(record)
@@ -143,14 +161,14 @@ class Buffer:
 
     def _put(self, record: Record, strategy: str) -> bool | None:
         """Accept or refuse, and count it; or return None, uncounted, when there is no room and the caller decides."""
+        self._number()  # they came before
         ledger = self._ledger
         if self._closed:
             return self._refuse(STOPPED)
         waiting = self._waiting
         shelf = self._shelf
         size = len(record.payload) + ENTRY_OVERHEAD
-        full = waiting.count + ledger.in_flight >= self._max_events or self._bytes + size > self._max_bytes
-        if full or (shelf is not None and shelf.spooled):
+        if self._is_full(size) or (shelf is not None and shelf.spooled):
             if size > self._max_bytes:
                 return self._refuse(TOO_LARGE)
             if shelf is not None and self._strategy == "spill":
@@ -167,10 +185,55 @@ class Buffer:
         self._bytes += size
         ledger.accepted = seq
         ledger.offered += 1
-        if waiting.count >= self._wake_at:
+        self._tune()
+        if self._inbox.wake_at <= 0:
+            self._inbox.told()
             self.activity.set()
-            self._wake_at = _NEVER
         return True
+
+    def _number(self) -> None:
+        """Give numbers to what lies in the inbox. The lock is held, and `_busy` is set."""
+        ledger = self._ledger
+        moving = self._inbox.gather(ledger.accepted)
+        if not moving:
+            return
+        last = ledger.accepted + len(moving)
+        if not self._sealed:
+            size = sum([len(record.payload) for record in moving]) + len(moving) * ENTRY_OVERHEAD
+            self._waiting.queues[RANKS[NORMAL]].extend(map(Entry, range(ledger.accepted + 1, last + 1), moving))
+            self._waiting.count += len(moving)
+            self._bytes += size
+        ledger.accepted = last
+        ledger.offered += len(moving)
+        if self._sealed:  # they came while it was sealed
+            ledger.drop(SHUTDOWN, len(moving))
+        moving.clear()
+        self._tune()
+
+    def _catch_up(self) -> None:
+        """Number what lies in the inbox, unless this call interrupts one that is about to. The lock is held."""
+        if self._busy or not self._inbox:
+            return
+        try:
+            try:
+                self._busy = True
+                self._number()
+            except BaseException:
+                self._repair()
+                raise
+            finally:
+                self._busy = False
+        finally:
+            if self._side:
+                self._enter_side()
+
+    def _tune(self) -> None:
+        """Say anew how much may lie in the inbox, and at how much there the worker is to be told."""
+        room = 0
+        if not self._closed and self._shelf is None:  # what goes to disk does so before `put` returns
+            events = self._max_events - self._waiting.count - self._ledger.in_flight
+            room = min(events, (self._max_bytes - self._bytes) // (SMALL + ENTRY_OVERHEAD)) - SPARE
+        self._inbox.tune(room, self._waiting.count)
 
     def _is_full(self, size: int) -> bool:
         held = self._waiting.count + self._ledger.in_flight
@@ -190,33 +253,41 @@ class Buffer:
     def _make_room(self, rank: int, size: int, strategy: str) -> None:
         """Drop what gives way to a newcomer: what is of a lower class, and with `drop_oldest` also of its own.
 
-        With the other strategies nothing that was accepted gives way.
+        The oldest give way many at a time, so that not every newcomer to a full buffer pays for it. With the other strategies nothing that was accepted gives way.
         """
         if strategy not in ("drop_oldest", "drop_newest"):
             return
+        newest = strategy == "drop_newest"
         held = self._waiting.count + self._ledger.in_flight
-        for entry in self._waiting.victims(
+        self._leaving = self._waiting.victims(
             rank,
-            newest=strategy == "drop_newest",
+            newest,
             enough=lambda n, freed: held - n < self._max_events and self._bytes - freed + size <= self._max_bytes,
-        ):
-            self._bytes -= size_of(entry.record)
-            self._drop(entry, OVERFLOW)
-            if self._on_evicted is not None:
+            at_least=1 if newest else self._max_events // GIVES_WAY,
+        )
+        if not self._leaving:
+            return
+        self._waiting.remove(self._leaving, newest)
+        self._bytes -= sum([size_of(entry.record) for entry in self._leaving])
+        self._drop(self._leaving, OVERFLOW)
+        if self._on_evicted is not None:
+            for entry in self._leaving:
                 self._on_evicted(entry)
+        self._leaving = []
 
-    def _drop(self, entry: Entry, reason: str) -> None:
-        """Count an entry that waited as dropped."""
-        self._ledger.drop(reason)
-        if self._holes is not None:
-            self._holes.add(entry.seq, entry.seq, reason)
-        if self._shelf is not None:
-            self._shelf.settle([(entry.seq, entry.seq)], undeclared=self._holes is not None)
+    def _drop(self, entries: Sequence[Entry], reason: str) -> None:
+        """Count entries that waited as dropped."""
+        self._ledger.drop(reason, len(entries))
+        for first, last in ranges_of(sorted([entry.seq for entry in entries])):
+            if self._holes is not None:
+                self._holes.add(first, last, reason)
+            if self._shelf is not None:
+                self._shelf.settle([(first, last)], undeclared=self._holes is not None)
 
     def _lowest(self) -> int:
         """The lowest number whose fate is not known; beyond all numbers when there is none."""
         first = self._waiting.first()
-        lowest = _NEVER if first is None else first.seq
+        lowest = NEVER if first is None else first.seq
         if self._shelf is not None:
             lowest = self._shelf.lowest(lowest)
         return lowest if self._floor is None else min(lowest, self._floor)
@@ -235,7 +306,7 @@ class Buffer:
                 "raise buffer_size, or choose another buffer_overflow_strategy"
             )
         deadline = monotonic() + self._options.block_timeout
-        with self._waiter() as room:
+        with self._waiters.waiter() as room:
             while True:
                 remaining = deadline - monotonic()
                 if remaining > 0:
@@ -248,25 +319,14 @@ class Buffer:
                 if accepted is not None:
                     return accepted
 
-    @contextmanager
-    def _waiter(self) -> Iterator[Wakeup]:
-        """A flag that is set whenever something is settled, and forgotten afterwards, settled or not."""
-        waiter = Wakeup()
-        with self._lock:
-            self._waiters.append(waiter)
-        try:
-            yield waiter
-        finally:
-            with self._lock:
-                self._waiters.remove(waiter)
-
     def _repair(self) -> None:
         """Ctrl-C, or another exception out of a signal handler, came between two steps of `put`: make the numbers hold.
 
-        The interrupted call never happened, unless its event had its number already. At most one eviction is
-        uncounted, which is counted here; and the worker may not have been told.
+        The interrupted call never happened, unless its event had its number already. What gave way to it may be
+        uncounted, and is counted here; and the worker may not have been told.
         """
         ledger = self._ledger
+        self._inbox.recover(ledger.accepted)
         self._waiting.forget_after(ledger.accepted)
         self._bytes = self._flying_bytes + sum(size_of(entry.record) for entry in self._waiting)
         if self._shelf is not None:
@@ -277,6 +337,13 @@ class Buffer:
         evicted = ledger.accepted - settled - balance.buffered - balance.in_flight - balance.spooled
         if evicted:
             ledger.drop(OVERFLOW, evicted)
+        if self._holes is not None and self._leaving:
+            still_here = {entry.seq for entry in self._waiting}
+            for entry in self._leaving:
+                if entry.seq not in still_here and entry.seq not in self._holes:
+                    self._holes.add(entry.seq, entry.seq, OVERFLOW)
+        self._leaving = []
+        self._tune()
         self.activity.set()
 
     # What is to be seen
@@ -284,6 +351,7 @@ class Buffer:
     def read(self) -> Balance:
         """Return the balance, consistent in itself; inside an interrupted `put`, the one before it."""
         with self._lock:
+            self._catch_up()
             if not self._busy:
                 try:
                     self._busy = True
@@ -299,16 +367,20 @@ class Buffer:
     @property
     def bytes_held(self) -> int:
         """The bytes of what is buffered and in flight, as counted against buffer_bytes."""
-        return self._bytes
+        with self._lock:
+            self._catch_up()
+            return self._bytes
 
     @property
     def last_seq(self) -> int:
         """The number of the event accepted last; 0 when none was."""
-        return self._ledger.accepted
+        with self._lock:
+            self._catch_up()
+            return self._ledger.accepted
 
     def __len__(self) -> int:
         spooled = 0 if self._shelf is None else self._shelf.spooled
-        return self._waiting.count + self._ledger.in_flight + spooled
+        return len(self._inbox) + self._waiting.count + self._ledger.in_flight + spooled
 
     @property
     def shelf(self) -> Shelf | None:
@@ -318,7 +390,7 @@ class Buffer:
     def wait_settled(self, seq: int, timeout: float) -> bool:
         """Wait until the fate of every event up to a number is known; returns whether it is."""
         deadline = monotonic() + timeout
-        with self._waiter() as settled:
+        with self._waiters.waiter() as settled:
             while not self._is_settled(seq):
                 remaining = deadline - monotonic()
                 if remaining <= 0:
@@ -335,10 +407,13 @@ class Buffer:
     def waiting(self, wake_at: int) -> int:
         """Return how many entries wait; when fewer than `wake_at`, set `activity` as soon as so many do."""
         with self._lock:
-            n = self._waiting.count
+            self._catch_up()
+            self._inbox.wake_when(wake_at, self._waiting.count)
+            n = self._waiting.count + len(self._inbox)  # after it: who comes later sees at how many to tell
             if self._shelf is not None:
                 n += self._shelf.spooled
-            self._wake_at = wake_at if n < wake_at else _NEVER
+            if n >= wake_at:
+                self._inbox.told()
             return n
 
     def take(self, max_events: int, max_bytes: int) -> list[Entry]:
@@ -349,6 +424,7 @@ class Buffer:
         """
         shelf = self._shelf
         with self._lock:
+            self._catch_up()
             batch = self._waiting.take(max_events, max_bytes)
             if batch or shelf is None or not shelf.spooled:
                 return self._fly(batch)
@@ -372,6 +448,7 @@ class Buffer:
                 self._floor = batch[0].seq
             if self._shelf is not None:
                 self._flying = batch
+            self._tune()
         return batch
 
     @property
@@ -398,19 +475,22 @@ class Buffer:
         Returns:
             The dropped entries, and when the oldest that is left was created; None when none is.
         """
-        expired = []
+        expired: list[Entry] = []
         with self._lock:
             waiting = self._waiting
-            while (entry := waiting.first()) is not None and entry.record.created < created_before:
-                expired.append(waiting.take_first())
-                self._bytes -= size_of(entry.record)
-                self._drop(entry, EXPIRED)
+            while True:
+                self._catch_up()
+                while (entry := waiting.first()) is not None and entry.record.created < created_before:
+                    expired.append(waiting.take_first())
+                    self._bytes -= size_of(entry.record)
+                    self._drop([entry], EXPIRED)
+                self._inbox.wake_when(1 if entry is None else NEVER, waiting.count)
+                if entry is not None or not self._inbox:  # who comes from now on sees when to tell
+                    break
             if expired:
-                self._tell_waiting()
-            if entry is None:
-                self._wake_at = 1
-                return expired, None
-            return expired, entry.record.created
+                self._tune()
+                self._waiters.tell()
+            return expired, None if entry is None else entry.record.created
 
     def settle(self, settlement: Settlement, floor: int | None) -> bool:
         """Count entries in flight whose fate is known now.
@@ -450,7 +530,8 @@ class Buffer:
                     self._landed.clear()
                 self._shelf.settle(settled)
                 self._shelf.settle(given_up, undeclared=self._holes is not None)
-            self._tell_waiting()
+            self._tune()
+            self._waiters.tell()
         self.tidy()
         return True
 
@@ -465,20 +546,18 @@ class Buffer:
                     self._shelf.restate()
             self._shelf.release(lowest)
 
-    def _tell_waiting(self) -> None:
-        for waiter in tuple(self._waiters):
-            waiter.set()
-
     def inherit(self, count: int) -> None:
         """Count what a dead process has left on the shelf as accepted, and accept nothing more."""
         with self._lock:
             self._ledger.offered = self._ledger.accepted = count
             self._closed = True
+            self._tune()
 
     def close(self) -> None:
         """Accept nothing more."""
         with self._lock:
             self._closed = True
+            self._tune()
 
     def give_up(self, in_flight_as: str = UNCONFIRMED) -> list[tuple[Entry, str]]:
         """Drop what waits, and what is in flight without the worker having said its fate: nothing changes after it.
@@ -492,7 +571,10 @@ class Buffer:
             The entries that were dropped, with the reason; without a shelf, those in flight are not known here.
         """
         with self._lock:
-            self._closed = self._sealed = True
+            self._closed = True
+            self._tune()
+            self._catch_up()
+            self._sealed = True
             ledger = self._ledger
             waited = self._waiting.clear()
             aloft: list[Entry] = []
@@ -512,5 +594,5 @@ class Buffer:
             self._bytes = self._flying_bytes = 0
             self._floor = None
             self._flying = []
-            self._tell_waiting()
+            self._waiters.tell()
         return [(entry, in_flight_as) for entry in aloft] + [(entry, SHUTDOWN) for entry in waited]

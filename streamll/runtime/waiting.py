@@ -78,16 +78,17 @@ class Waiting:
         del batch[end:]
         return batch
 
-    def victims(self, rank: int, newest: bool, enough: Callable[[int, int], bool]) -> list[Entry]:
-        """Take what gives way to an entry of a class: the lowest class first.
+    def victims(self, rank: int, newest: bool, enough: Callable[[int, int], bool], at_least: int = 1) -> list[Entry]:
+        """Return what gives way to an entry of a class, the lowest class first, for `remove` to take it.
 
         Args:
             rank: The class of the newcomer.
             newest: Whether the newest of lower classes give way; else the oldest, also of its own class.
             enough: From the entries and the bytes given up to whether that is enough.
+            at_least: So many give way where there are so many, even if fewer were enough.
 
         Returns:
-            The victims; none when all that might give way is not enough, and then nothing is taken.
+            The victims; none when all that might give way is not enough.
         """
         found: list[Entry] = []
         size = 0
@@ -95,12 +96,12 @@ class Waiting:
             for entry in reversed(queue) if newest else queue:
                 found.append(entry)
                 size += size_of(entry.record)
-                if enough(len(found), size):
-                    self._remove(found, newest)
+                if len(found) >= at_least and enough(len(found), size):
                     return found
-        return []
+        return found if enough(len(found), size) else []
 
-    def _remove(self, victims: list[Entry], newest: bool) -> None:
+    def remove(self, victims: list[Entry], newest: bool) -> None:
+        """Take out what `victims` has found, asked with the same `newest`."""
         for entry in victims:
             queue = self.queues[rank_of(entry.record)]
             if newest:

@@ -26,6 +26,7 @@ from streamll.models import StreamllEvent
 from streamll.options import KIB, OVERFLOW_STRATEGIES, SinkOptions
 from streamll.pipeline import Pipeline
 from streamll.runtime import buffer as module
+from streamll.runtime import inbox, waiters
 from streamll.runtime.buffer import Buffer
 from streamll.runtime.waiting import ENTRY_OVERHEAD, size_of
 from tests.fixtures.interrupts import interrupted
@@ -124,6 +125,18 @@ class TestOverflow:
         balance = check(held)
         assert balance.dropped == {"overflow": 3}
         assert held.bytes_held <= 1000 + 10 * ENTRY_OVERHEAD
+
+    def test_in_a_large_buffer_the_oldest_give_way_many_at_a_time(self) -> None:
+        held = buffer("drop_oldest", events=1000)
+        fill(held, 1000)
+        assert check(held).buffered == 1000
+        fill(held, 1)
+        assert check(held) == Balance(1001, 1001, dropped={"overflow": 10}, buffered=991)
+        fill(held, 9)
+        assert check(held).dropped == {"overflow": 10}
+        fill(held, 1)
+        assert check(held).dropped == {"overflow": 20}
+        assert seqs(settle_all(held)) == list(range(21, 1012))
 
     def test_what_gives_way_is_handed_on(self) -> None:
         evicted: list[Entry] = []
@@ -325,6 +338,9 @@ class TestGiveUp:
         assert check(held) == Balance()
 
 
+FILES = frozenset(str(part.__file__) for part in (module, inbox, waiters))
+
+
 class Interrupted(BaseException):
     """What a signal handler may raise, as KeyboardInterrupt is."""
 
@@ -356,7 +372,7 @@ class Interruption:
         sys.setprofile(self._before[1])
 
     def _trace(self, frame: FrameType, event: str, _argument: object) -> Any:
-        if frame.f_code.co_filename == module.__file__:
+        if frame.f_code.co_filename in FILES:
             if event == "line" and not self._is_leaving(frame):
                 self._count(frame)
             return self._trace
@@ -364,12 +380,12 @@ class Interruption:
 
     def _profile(self, frame: FrameType, event: str, argument: object) -> None:
         leaving = event == "c_call" and getattr(argument, "__name__", "") == "__exit__"
-        if frame.f_code.co_filename == module.__file__ and not leaving:
+        if frame.f_code.co_filename in FILES and not leaving:
             self._count(frame)
 
     def _is_leaving(self, frame: FrameType) -> bool:
         """Whether a block is about to be entered or left: a trace function may raise there, but Python itself does not."""
-        line = linecache.getline(module.__file__, frame.f_lineno).strip()
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
         if line == "with self._lock:":
             if (frame, frame.f_lineno) in self._locked:
                 return True
@@ -388,6 +404,14 @@ class Interruption:
 def empty() -> Buffer:
     held = buffer(events=10)
     held.waiting(1)
+    return held
+
+
+def arriving() -> Buffer:
+    """Nearly all of it lies in the inbox."""
+    held = buffer("drop_oldest", events=40)
+    held.waiting(3)
+    fill(held, 5)
     return held
 
 
@@ -411,6 +435,7 @@ def closed() -> Buffer:
 
 STATES: dict[str, Callable[[], Buffer]] = {
     "empty": empty,
+    "in the inbox": arriving,
     "full, drop_oldest": full,
     "full, drop_newest": lambda: full("drop_newest"),
     "full, block": lambda: full("block"),
@@ -420,9 +445,11 @@ STATES: dict[str, Callable[[], Buffer]] = {
 }
 
 LARGE = record(b"x" * 700)
+LONG = record(b"x" * 5000)  # which goes around the inbox
 
 CALLS: dict[str, Callable[[Buffer], object]] = {
     "put": lambda held: held.put(LARGE),
+    "put, under the lock": lambda held: held.put(LONG),
     "refuse": lambda held: held.refuse("filtered"),
     "read": lambda held: held.read(),
     "wait_settled": lambda held: held.wait_settled(held.last_seq, 0.0),
@@ -439,7 +466,7 @@ def at_every_moment(
     for lines in (True, False):
         for moment in range(1, 1000):
             held = STATES[state]()
-            before = held.read()
+            before = STATES[state]().read()
             interruption = Interruption(moment, partial(action, held), lines)
             try:
                 with interruption:
@@ -498,7 +525,7 @@ class TestInterrupted:
         for held, before, result, where in at_every_moment(state, call, emit):
             if isinstance(result, Balance):
                 assert result.balanced, where
-            expected = before.offered + 1 + (call in ("put", "refuse"))
+            expected = before.offered + 1 + (call != "read" and call != "wait_settled")
             assert check(held).offered == expected, where
             works_on(held, where)
 
@@ -506,7 +533,7 @@ class TestInterrupted:
         for held, before, _, where in at_every_moment(state, call, lambda held: held.refuse("filtered")):
             counted = check(held)
             assert counted.refused["filtered"] == 1 + (call == "refuse"), where
-            assert counted.offered == before.offered + 1 + (call in ("put", "refuse")), where
+            assert counted.offered == before.offered + 1 + (call != "read" and call != "wait_settled"), where
             works_on(held, where)
 
     def test_by_an_event_and_then_an_exception_the_event_is_not_lost(self, state: str, call: str) -> None:
@@ -596,8 +623,15 @@ class TestReentry:
 class Life(RuleBasedStateMachine):
     """Anything the application and the worker may do, in any order, against a list of what should be where."""
 
-    @initialize(strategy=st.sampled_from(OVERFLOW_STRATEGIES), events=st.integers(2, 8), room=st.integers(0, 300))
-    def begin(self, strategy: str, events: int, room: int) -> None:
+    @initialize(
+        strategy=st.sampled_from(OVERFLOW_STRATEGIES),
+        events=st.integers(2, 8),
+        room=st.none() | st.integers(0, 300),
+        spare=st.sampled_from([0, inbox.SPARE]),
+    )
+    def begin(self, strategy: str, events: int, room: int | None, spare: int) -> None:
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(module, "SPARE", spare)  # none: of this thread's events, as many as can be lie in the inbox
         self.strategy = strategy
         self.held = buffer(strategy, events=events, room=room)
         self.options = self.held._options
@@ -681,6 +715,10 @@ class Life(RuleBasedStateMachine):
         assert self.held.bytes_held == used <= self.options.buffer_bytes
         assert len(self.held) <= self.options.buffer_size
         assert not self.held._waiters
+
+    def teardown(self) -> None:
+        if hasattr(self, "patch"):
+            self.patch.undo()
 
 
 TestLife = Life.TestCase

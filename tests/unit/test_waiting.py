@@ -83,6 +83,7 @@ class WaitingAgainstAList(RuleBasedStateMachine):
             expected = []
         found = self.waiting.victims(rank, newest, lambda count, freed: count >= n and freed >= n * 512 + size)
         assert found == expected
+        self.waiting.remove(found, newest)
         self.held = [item for item in self.held if item not in expected]
 
     @rule()
@@ -145,4 +146,13 @@ def test_who_gives_way_to_whom(newcomer: str, newest: bool, gone: list[int]) -> 
         waiting = holding(NORMAL, DEBUG, NORMAL, DEBUG, CRITICAL)
         victims = waiting.victims(RANKS[newcomer], newest, at_least(n))
         assert [item.seq for item in victims] == (gone[:n] if n <= len(gone) else [])
+        waiting.remove(victims, newest)
         assert waiting.count == 5 - len(victims)
+
+
+def test_more_give_way_than_need_to_where_there_are_more() -> None:
+    for wanted in range(1, 8):
+        waiting = holding(NORMAL, DEBUG, NORMAL, DEBUG, CRITICAL)
+        victims = waiting.victims(RANKS[NORMAL], False, at_least(1), wanted)
+        assert [item.seq for item in victims] == [2, 4, 1, 3][:wanted]
+    assert waiting.victims(RANKS[NORMAL], False, at_least(5), 2) == []
