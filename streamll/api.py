@@ -60,6 +60,31 @@ class Route:
     def __init__(self, pipeline: Pipeline, sinks: Sequence[Sink]) -> None:
         self.pipeline = pipeline
         self.sinks = tuple(sinks)
+        encodings = {sink.content_type for sink in sinks}
+        # Where one encoding serves all, and nobody is shown the event itself, it is encoded at once.
+        straight = len(encodings) == 1 and not pipeline.shows_events and not any(sink.is_choosy for sink in sinks)
+        self._straight = encodings.pop() if straight else ""
+        self._only = self.sinks[0] if len(self.sinks) == 1 else None
+
+    def take(self, event: StreamllEvent) -> bool:
+        """`dispatch` for an event of streamll's own making, which belongs to the present scope already.
+
+        Raises:
+            BufferFullError: As `dispatch`.
+        """
+        if not self._straight:
+            event.data = {**event.data}  # it may be the caller's own
+            return self.dispatch(event)
+        try:
+            record = self.pipeline.encode_own(event, self._straight)
+            if self._only is not None:
+                return self._only.handle_record(record)
+            return _hand_on((sink, record) for sink in self.sinks)
+        except BufferFullError:
+            raise
+        except Exception as error:  # whatever it is, the host is not to be hurt by it
+            self.pipeline.note_defect(error)
+            return False
 
     def dispatch(self, event: StreamllEvent) -> bool:
         """Hand an event to every sink that wants it, encoded once for each encoding; true when any accepted it.
@@ -67,13 +92,12 @@ class Route:
         Raises:
             BufferFullError: A sink whose strategy is `raise_error` is full; the others have been offered the event.
         """
-        full: BufferFullError | None = None
-        accepted = False
         try:
             prepared = self.pipeline.prepare(event)
             if prepared is None:
                 return False
             records: dict[str, Record] = {}
+            wanted: list[tuple[Sink, Record]] = []
             for sink in self.sinks:
                 if not sink.wants(prepared):
                     continue
@@ -81,16 +105,26 @@ class Route:
                 if record is None:
                     record = self.pipeline.encode(prepared, sink.content_type)
                     records[sink.content_type] = record
-                try:
-                    accepted = sink.handle_record(record) or accepted
-                except BufferFullError as error:
-                    full = error
-        except Exception as error:  # whatever it is, the host is not to be hurt by it
+                wanted.append((sink, record))
+            return _hand_on(wanted)
+        except BufferFullError:
+            raise
+        except Exception as error:  # as above
             self.pipeline.note_defect(error)
             return False
-        if full is not None:
-            raise full
-        return accepted
+
+
+def _hand_on(records: Iterable[tuple[Sink, Record]]) -> bool:
+    full: BufferFullError | None = None
+    accepted = False
+    for sink, record in records:
+        try:
+            accepted = sink.handle_record(record) or accepted
+        except BufferFullError as error:
+            full = error
+    if full is not None:
+        raise full
+    return accepted
 
 
 _route: Route | None = None
@@ -156,7 +190,7 @@ def configure(
         old = _route
         _route = Route(pipeline, made)
         if made:
-            hub.fill(_route.dispatch)
+            hub.fill(_route.dispatch, _route.take)
         else:
             hub.empty()
     log.debug("configured: %s", ", ".join(f"{sink.name} = {sink.destination}" for sink in made) or "no sinks")
@@ -202,21 +236,12 @@ def emit(
         if not _said_unconfigured:
             _say_unconfigured()
         return False
-    event = event_here(
-        event_type,
-        data,
-        operation=operation,
-        level=level,
-        priority=priority,
-        tags=tags,
-        module_name=module_name,
-        method_name=method_name,
-    )
+    event = event_here(event_type, data, operation, level, priority, module_name, method_name, tags)
     if event is None:  # this is a worker's thread
         if _route is not None:
             _route.pipeline.tally.add("muted")
         return False
-    return hub.dispatch(event)
+    return hub.take(event)
 
 
 def emit_event(event: StreamllEvent) -> bool:

@@ -9,6 +9,7 @@ msgpack documents that it bounds every length they claim by the bytes that are r
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -93,6 +94,10 @@ def to_dict(event: StreamllEvent) -> dict[str, Any]:
 def to_json(event: StreamllEvent) -> bytes:
     """Return an event as one line of JSON, with its timestamp in RFC 3339."""
     return encode(event, JSON)
+
+
+ENCODE: Mapping[str, Callable[[StreamllEvent], bytes]] = {MSGPACK: _encode_msgpack, JSON: to_json}
+"""By content type, what encodes an event without `extra` whose `resource` is there: the shortest way."""
 
 
 def decode(payload: bytes) -> StreamllEvent:

@@ -25,21 +25,23 @@ class Hub:
         dispatch: Takes an event over, which the caller must not change afterwards; True when any sink accepted it.
     """
 
-    __slots__ = ("active", "dispatch")
+    __slots__ = ("active", "dispatch", "take")
 
     def __init__(self) -> None:
         self.active = False
         self.dispatch: Dispatch = _nowhere
+        self.take: Dispatch = _nowhere
 
-    def fill(self, dispatch: Dispatch) -> None:
+    def fill(self, dispatch: Dispatch, take: Dispatch | None = None) -> None:
         """Send events to `dispatch` from now on."""
         self.dispatch = dispatch
+        self.take = take or dispatch
         self.active = True
 
     def empty(self) -> None:
         """Send events nowhere from now on."""
         self.active = False
-        self.dispatch = _nowhere
+        self.dispatch = self.take = _nowhere
 
 
 hub = Hub()

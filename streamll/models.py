@@ -31,10 +31,10 @@ PRIORITIES = (CRITICAL, NORMAL, DEBUG)
 """Which events give way under pressure: debug first, critical last. It never decides the order."""
 
 
-class StreamllEvent(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="v", tag=SCHEMA_VERSION):
+class StreamllEvent(msgspec.Struct, omit_defaults=True, tag_field="v", tag=SCHEMA_VERSION):
     """Something that happened in the watched program.
 
-    Only `event_type` must be given. Ids may be any strings; those that streamll makes are W3C Trace Context shaped.
+    Only `event_type` must be given. Give all else by its name: the order of the fields may change. Ids may be any strings; those that streamll makes are W3C Trace Context shaped.
 
     Attributes:
         event_type: What kind of thing happened: "span", "token", "error".

@@ -100,18 +100,22 @@ class SensitiveKeys:
         self._terms = frozenset(terms | {words for term in also if (words := words_of(term))})
         self._longest = max(len(term) for term in self._terms)
         self._keep = frozenset(words_of(key) for key in keep)
-        self.known: dict[str, bool] = {}
-        """Decisions taken so far, for callers on the hot path; may be emptied at any time."""
+        self.harmless: set[str] = set()
+        """Keys found to be no secret's, for callers on the hot path; may be emptied at any time."""
+        self._secret: set[str] = set()
 
     def __call__(self, key: str) -> bool:
         """Return whether the value under `key` is sensitive."""
-        verdict = self.known.get(key)
-        if verdict is None:
-            verdict = self._decide(key[:_KEY_BOUND])
-            if len(self.known) >= _CACHE_BOUND:
-                self.known.clear()
-            if len(key) <= 256:
-                self.known[key] = verdict
+        if key in self.harmless:
+            return False
+        if key in self._secret:
+            return True
+        verdict = self._decide(key[:_KEY_BOUND])
+        found = self._secret if verdict else self.harmless
+        if len(found) >= _CACHE_BOUND:
+            found.clear()
+        if len(key) <= 256:
+            found.add(key)
         return verdict
 
     def _decide(self, key: str) -> bool:

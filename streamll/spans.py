@@ -45,7 +45,6 @@ _forks = 0
 def event_here(
     event_type: str,
     data: Any = None,
-    *,
     operation: str = "",
     level: str = "",
     priority: str = "",
@@ -69,20 +68,23 @@ def event_here(
         return None
     if type(data) is not dict:
         data = _as_dict(data)
-    return StreamllEvent(
-        event_type=event_type,
-        event_id=new_event_id(),
-        execution_id=scope.execution_id,
-        span_id=scope.span_id,
-        parent_span_id=scope.parent_span_id,
-        timestamp=time_ns(),
-        module_name=module_name,
-        method_name=method_name,
-        operation=operation,
-        level=level,
-        data={**scope.attributes, **data},
-        tags=[] if tags is None else tags,
-        priority=priority,
+    if scope.attributes:
+        data = {**scope.attributes, **data}
+    return StreamllEvent(  # by position: with fourteen names it would take three times as long
+        event_type,
+        new_event_id(),
+        scope.execution_id,
+        scope.span_id,
+        scope.parent_span_id,
+        time_ns(),
+        module_name,
+        method_name,
+        operation,
+        level,
+        data,
+        [] if tags is None else tags,
+        {},
+        priority,
     )
 
 
@@ -102,7 +104,7 @@ def hand_over(event: StreamllEvent) -> bool:
     is for `emit` to raise it, not for the end of a span, where it would take the place of the program's own error.
     """
     try:
-        return hub.dispatch(event)
+        return hub.take(event)
     except Exception:  # of which the sink's numbers tell
         return False
 
@@ -274,24 +276,26 @@ class Span:
         try:
             data = {**scope.attributes, **self._attributes, "duration_ns": ended - self._began}
             level = "info" if error is None else _outcome(error, data)
-            hub.dispatch(self._event(scope, "span", level, data))
+            hub.take(self._event(scope, "span", level, data))
         except Exception:  # noqa: S110  # as in `hand_over`, or a stack too full for these calls
             pass
 
     def _event(self, scope: Scope, event_type: str, level: str, data: dict[str, Any]) -> StreamllEvent:
-        return StreamllEvent(
-            event_type=event_type,
-            event_id=new_event_id(),
-            execution_id=scope.execution_id,
-            span_id=scope.span_id,
-            parent_span_id=scope.parent_span_id,
-            timestamp=self._timestamp,
-            module_name=self._module_name,
-            method_name=self._method_name,
-            operation=self._operation,
-            level=level,
-            data=data,
-            priority=self._priority,
+        return StreamllEvent(  # by position, as in `event_here`
+            event_type,
+            new_event_id(),
+            scope.execution_id,
+            scope.span_id,
+            scope.parent_span_id,
+            self._timestamp,
+            self._module_name,
+            self._method_name,
+            self._operation,
+            level,
+            data,
+            [],
+            {},
+            self._priority,
         )
 
 
@@ -342,7 +346,7 @@ def capture_exception(error: BaseException | None = None, /, **data: Any) -> str
             module_name=module_name,
             method_name=method_name,
         )
-        return event.event_id if event is not None and hub.dispatch(event) else None
+        return event.event_id if event is not None and hub.take(event) else None
     except Exception:  # as in `hand_over`, or a stack too full for these calls
         return None
 

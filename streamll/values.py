@@ -37,7 +37,7 @@ INT_MIN, INT_MAX = -(2**63), 2**64 - 1
 _FAST_DEPTH = 4
 _ITEM = 16
 """About what an item takes beside its text; what counts is that it is something, so that no data is endless."""
-_NOTHING_KNOWN: dict[str, bool] = {}
+_NONE: frozenset[str] = frozenset()
 _DECIMAL_SIZE = 256
 """The memory of a number of some hundred digits; a longer `Decimal` is not plain."""
 
@@ -55,41 +55,38 @@ _dict_of: Callable[[type], Any] = type.__dict__["__dict__"].__get__
 _struct_fields_of: Callable[[type], tuple[str, ...]] = type(msgspec.Struct).__dict__["__struct_fields__"].__get__
 
 
-def is_plain(data: dict[Any, Any], sensitive: SensitiveKeys | None, limit: int) -> bool:
-    """Return whether a map can be encoded as it is: the test that nearly every event passes.
+def room_after(data: dict[Any, Any], sensitive: SensitiveKeys | None, room: int, depth: int = _FAST_DEPTH) -> int:
+    """Return what a map that can be encoded as it is leaves of the room: the test that nearly every event passes.
 
     Args:
         data: A map from the application.
         sensitive: Decides which keys are secret; None when nothing is to be redacted.
-        limit: Maps whose strings and items are together more than this are not plain, which bounds the work also where
-            the same list stands in many places.
+        room: How much the map's strings and items may be together, which bounds the work also where the same list
+            stands in many places.
+        depth: Levels of maps and lists inside that are looked at.
+
+    Returns:
+        Less than nothing when the map is too large or too deep, or something in it is to be replaced.
 
     Raises:
         RuntimeError: When another thread changes the size of the map meanwhile.
     """
-    return _plain_map(data, sensitive, limit, _FAST_DEPTH) >= 0
-
-
-def _plain_map(data: dict[Any, Any], sensitive: SensitiveKeys | None, room: int, depth: int) -> int:
-    """Return what a plain map leaves of the room; less than nothing when it is too large, too deep or not plain."""
-    known = sensitive.known if sensitive is not None else _NOTHING_KNOWN
+    harmless = sensitive.harmless if sensitive is not None else _NONE
     room -= len(data) * _ITEM
     if room < 0:
         return -1
     for key, value in data.items():
         if type(key) is not str:
             return -1
-        verdict = known.get(key)
-        if verdict is None:
-            room -= len(key)  # a known key is short
-            verdict = sensitive is not None and sensitive(key)
-        if verdict:
-            return -1
+        if key not in harmless:
+            room -= len(key)  # one that is known is short
+            if sensitive is not None and sensitive(key):
+                return -1
         kind = type(value)
         if kind is str:
             room -= len(value)
         elif kind is int:
-            if not INT_MIN <= value <= INT_MAX:
+            if value > INT_MAX or value < INT_MIN:
                 return -1
         elif kind is bool or value is None:
             pass
@@ -99,7 +96,7 @@ def _plain_map(data: dict[Any, Any], sensitive: SensitiveKeys | None, room: int,
         elif kind is dict:
             if not depth:
                 return -1
-            room = _plain_map(value, sensitive, room, depth - 1)
+            room = room_after(value, sensitive, room, depth - 1)
         elif kind is list or kind is tuple:
             if not depth:
                 return -1
@@ -126,7 +123,7 @@ def _plain_list(items: list[Any] | tuple[Any, ...], sensitive: SensitiveKeys | N
         elif kind is dict:
             if not depth:
                 return -1
-            room = _plain_map(value, sensitive, room, depth - 1)
+            room = room_after(value, sensitive, room, depth - 1)
         elif not _is_inert(value, kind):
             return -1
     return room

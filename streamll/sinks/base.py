@@ -59,6 +59,7 @@ OnDelivery = Callable[[DeliveryReport], None]
 
 FILTERED = "filtered"
 NOT_AN_EVENT = "not_an_event"
+_NEW = Phase.NEW  # a member looked up in its class each time costs as much as the rest of `handle_record`
 
 
 @dataclass(frozen=True)
@@ -345,6 +346,11 @@ class Sink:
             return False
         return self.handle_record(record)
 
+    @property
+    def is_choosy(self) -> bool:
+        """Whether it has an event filter."""
+        return self._filter is not None
+
     def wants(self, event: StreamllEvent) -> bool:
         """Ask the event filter; what it does not want is counted as offered and refused."""
         if self._filter is None:
@@ -367,7 +373,7 @@ class Sink:
         Raises:
             BufferFullError: There is no room, and `buffer_overflow_strategy` is `raise_error`.
         """
-        if self._phase is Phase.NEW:
+        if self._phase is _NEW:
             self._ensure_started()
         return self._buffer.put(record)
 

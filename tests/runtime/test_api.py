@@ -395,6 +395,8 @@ def test_a_defect_in_the_pipeline_costs_the_event_and_nothing_else() -> None:
         def encode(self, event: StreamllEvent, content_type: str = "") -> Record:
             raise RuntimeError("on purpose")
 
+        encode_own = encode
+
     sink = MemorySink(pipeline=Defect())
     assert sink.handle_event(StreamllEvent(event_type="x")) is False
     assert sink.pipeline.stats().internal_errors == 1

@@ -348,13 +348,13 @@ class TestEncode:
     def test_a_map_that_changes_while_it_is_looked_at_is_encoded_as_it_was_once(self) -> None:
         data: dict[str, Any] = {"a": 1, "b": 2}
 
-        def grow(*_: object) -> bool:
+        def grow(*_: object) -> int:
             for key in data:
                 data[f"more than {key}"] = 1
-            return True
+            return 1
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "is_plain", grow)
+            patch.setattr(module, "room_after", grow)
             assert encoded(data=data).data == data
 
     def test_bare_values_go_under_a_name(self) -> None:

@@ -26,7 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamll.privacy import REDACTED, SensitiveKeys
-from streamll.values import INT_MAX, INT_MIN, MAX_DEPTH, Cleaned, clean, is_plain
+from streamll.values import INT_MAX, INT_MIN, MAX_DEPTH, Cleaned, clean, room_after
 from tests.unit.hostile import armed, hostile_class
 from tests.unit.strategies import (
     Color,
@@ -44,6 +44,11 @@ from tests.unit.strategies import (
 )
 
 AMPLE = 1 << 40
+
+
+def is_plain(data: dict[Any, Any], sensitive: SensitiveKeys | None, room: int) -> bool:
+    return room_after(data, sensitive, room) >= 0
+
 
 Pair = namedtuple("Pair", "a b")
 
