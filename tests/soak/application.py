@@ -135,7 +135,7 @@ def report(sources: list[Source], wrong: list[str], last: bool = False) -> None:
     times = Buckets()
     for source in sources:
         taken, source.times = source.times, []
-        times.extend(taken)
+        times.add(taken)
     numbers = {name: SinkReport.of(stats) for name, stats in streamll.stats().sinks.items()}
     emitted = {source.name: source.emitted for source in sources}
     line = to_line(Report(emitted, dict(times.counts), numbers, wrong, last))

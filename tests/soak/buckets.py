@@ -19,12 +19,8 @@ class Buckets:
     def __init__(self, counts: Mapping[int, int] | None = None) -> None:
         self.counts = Counter(counts or {})
 
-    def add(self, *numbers: int) -> None:
+    def add(self, numbers: Iterable[int]) -> None:
         """Count some numbers."""
-        self.extend(numbers)
-
-    def extend(self, numbers: Iterable[int]) -> None:
-        """Count as many as there are."""
         for number in numbers:
             shift = max(0, number.bit_length() - 1 - _STEPS)
             self.counts[number >> shift << shift] += 1
@@ -32,12 +28,6 @@ class Buckets:
     def join(self, counts: Mapping[int, int]) -> None:
         """Count what others have counted."""
         self.counts.update(counts)
-
-    def take(self) -> Buckets:
-        """Return what was counted, and begin anew."""
-        taken = Buckets(self.counts)
-        self.counts.clear()
-        return taken
 
     def quantile(self, share: float) -> int | None:
         """The upper end of the bucket in which so many of all (0 to 1) are reached; None when there are none."""

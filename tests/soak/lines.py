@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from streamll.views.audit import Counts
 from tests.soak.buckets import Buckets
 from tests.soak.report import SinkReport
 from tests.soak.verdict import Memory
@@ -43,3 +44,13 @@ def sink_line(name: str, sink: SinkReport, arrival: Buckets, faults: Iterable[st
     words += ["balanced" if sink.balanced else "DOES NOT BALANCE", f"circuit {sink.circuit}"]
     line = f"      {name}: {', '.join(words)}; arrival {times(arrival, 1000, ('p50', 'p99'))} ms"
     return "\n".join([line, *(f"        fault: {fault}" for fault in faults)])
+
+
+def read_line(counts: Counts) -> str:
+    """What was read back from a sink's broker."""
+    return (
+        f"        read back: {counts.events:,} events, {counts.dead_letters:,} dead letters, "
+        f"{counts.declared:,} declared as dropped, {counts.undeclared:,} lost without a word, "
+        f"{counts.doubles + counts.late:,} doubles, {counts.redelivered:,} delivered to the reader again, "
+        f"{counts.out_of_order:,} out of order"
+    )

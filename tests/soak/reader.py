@@ -17,8 +17,11 @@ from streamll.ranges import RangeSet
 from streamll.views.audit import Audit
 from tests.fixtures.waiting import PATIENCE
 from tests.soak.brokers import Broker
-from tests.soak.buckets import Buckets
+from tests.soak.report import SinkReport
+from tests.soak.verdict import Read
 
+_QUIET = 1.5
+"""Seconds without an entry after which nothing more is expected."""
 _ROUND = 0.25
 """Seconds after which dead letters are looked for, and what was read is forgotten."""
 
@@ -39,10 +42,6 @@ class Numbers:
         """Take one in."""
         self.again += not self.sources.setdefault(source, RangeSet()).add_one(n)
 
-    def count(self) -> int:
-        """How many different ones arrived."""
-        return sum(numbers.count() for numbers in self.sources.values())
-
 
 class Reader(threading.Thread):
     """Reads one broker until it is told to end.
@@ -50,7 +49,7 @@ class Reader(threading.Thread):
     Attributes:
         audit: By the sink's numbers.
         numbers: By the sources' numbers: events and dead letters.
-        arrival: From emit to here, in microseconds, of the events that were emitted alone, since somebody took it away.
+        arrivals: From emit to here, in microseconds, of the events that `emit` made, since somebody took them away.
         events, dead_letters: Entries that were read, doubles too, notes left out.
         closed: Whether a closing record was read.
         wrong: What is wrong, as far as it shows here.
@@ -62,7 +61,7 @@ class Reader(threading.Thread):
         self.audit = Audit()
         self.audit.whole = True  # it reads from the first entry on
         self.numbers = Numbers()
-        self.arrival = Buckets()
+        self.arrivals: list[int] = []
         self.events = self.dead_letters = 0
         self.closed = False
         self.wrong: list[str] = []
@@ -91,6 +90,18 @@ class Reader(threading.Thread):
         self._end.set()
         self._has_events.set()
         self.join(PATIENCE)
+        if self.is_alive():
+            self.wrong.append("the reader does not end")
+
+    def has_all(self, sink: SinkReport) -> bool:
+        """Whether all was read that a stopped sink speaks of, and nothing has come for a while; or never will be."""
+        there = self.closed and self.dead_letters >= sink.dead_lettered
+        return (there and time.monotonic() - self.heard_at > _QUIET) or not self.is_alive()
+
+    def account(self) -> Read:
+        """All that was read, once it has ended."""
+        entries = self.events + self.dead_letters
+        return Read(self._broker.once, self.audit.report(), self.numbers.sources, self.numbers.again, entries)
 
     def run(self) -> None:
         """The thread."""
@@ -127,7 +138,7 @@ class Reader(threading.Thread):
             self.audit.add(item.producer, item.seq, item.redelivered)
             self.numbers.add(event.data["source"], event.data["n"])
             if event.event_type == "token":
-                self.arrival.add(max(0, time.time_ns() - event.timestamp) // 1000)
+                self.arrivals.append(max(0, time.time_ns() - event.timestamp) // 1000)
         item.ack()
 
     def _read(self, consumer: Consumer) -> None:

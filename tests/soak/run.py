@@ -18,16 +18,14 @@ from tests.fixtures.waiting import PATIENCE, wait_until
 from tests.soak.brokers import BACKLOG, WHERE, Broker
 from tests.soak.buckets import Buckets
 from tests.soak.host import APPLICATION, Host
-from tests.soak.lines import application_line, clock, sink_line, times
+from tests.soak.lines import application_line, clock, read_line, sink_line
 from tests.soak.reader import Reader
 from tests.soak.report import Order, SinkReport
 from tests.soak.schedule import Schedule
-from tests.soak.verdict import MIB, Memory, Read, judge
+from tests.soak.verdict import MIB, Memory, judge
 
 _LOOK_EVERY = 0.25
 _REPORT_EVERY = 0.25
-_QUIET = 1.5
-"""Seconds without an entry after which nothing more is expected."""
 _WARM_UP = (2.0, 60.0)
 
 SINK_OPTIONS: dict[str, Any] = {
@@ -110,6 +108,7 @@ class Soak:
         self._emit = Buckets()
         self._arrival = {name: Buckets() for name in plan.on}
         self._began = self._line_at = 0.0
+        self._warming_up = True
         self._brokers: dict[str, Broker] = {}
         self._readers: dict[str, Reader] = {}
         self._schedules: dict[str, Schedule] = {}
@@ -150,59 +149,48 @@ class Soak:
 
     def _warm_up(self) -> bool:
         """Load without faults, but that every buffer is filled once; returns whether it went well."""
-        half = self._began + self._plan.warm_up / 2
-        brokers = self._brokers
-        if not self._watch(
-            lambda: time.monotonic() > half and all(self._sink(name).delivered for name in brokers), True
-        ):
+        plan, brokers = self._plan, self._brokers
+        full = 0.9 * plan.buffer_size
+        half = self._began + plan.warm_up / 2
+        if not self._watch(lambda: time.monotonic() > half and all(self._sink(name).delivered for name in brokers)):
             return False
         for broker in brokers.values():
             broker.proxy.stall()
-        full = 0.9 * self._plan.buffer_size
-        filled = self._watch(lambda: all(self._sink(name).held > full for name in brokers), True)
+        filled = self._watch(lambda: all(self._sink(name).held > full for name in brokers))
         for broker in brokers.values():
             broker.proxy.heal()
-        if not filled:
-            return False
-        rest = time.monotonic() + self._plan.warm_up / 2
-        return self._watch(
-            lambda: time.monotonic() > rest and all(self._sink(name).held < full / 2 for name in brokers), True
+        rest = time.monotonic() + plan.warm_up / 2
+        return filled and self._watch(
+            lambda: time.monotonic() > rest and all(self._sink(name).held < full / 2 for name in brokers)
         )
 
     def _hurt(self, things: contextlib.ExitStack) -> None:
         """Load with faults, until the time is over or something is wrong."""
+        self._warming_up = False
+        plan = self._plan
         for name, broker in self._brokers.items():
-            numbers = self._numbers_of(name)
-            schedule = Schedule(broker, self._readers[name], self._plan.seed, self._plan.longest, numbers)
+            schedule = Schedule(broker, self._readers[name], plan.seed, plan.longest, partial(self._sink, name))
             self._schedules[name] = schedule
             things.callback(schedule.stop)
             schedule.start()
-        end = self._began + self._plan.seconds
-        self._watch(lambda: time.monotonic() > end, False)
+        end = self._began + plan.seconds
+        self._watch(lambda: time.monotonic() > end)
 
-    def _numbers_of(self, name: str) -> Callable[[], SinkReport]:
-        return lambda: self._sink(name)
-
-    def _watch(self, done: Callable[[], bool], warming_up: bool) -> bool:
+    def _watch(self, done: Callable[[], bool]) -> bool:
         """Look at everything until that is so; returns False when it is to end before, for whatever reason."""
-        patience = time.monotonic() + (
-            2 * PATIENCE + self._plan.warm_up if warming_up else self._plan.seconds + PATIENCE
-        )
+        patience = time.monotonic() + self._plan.warm_up + 2 * PATIENCE
         while not self.stopped.wait(_LOOK_EVERY):
-            self._look(warming_up)
+            self._look()
+            late = self._warming_up and time.monotonic() > patience
+            self._verdict.hold(not late, "the warm-up does not end: nothing is delivered, or no buffer gets full")
             if self._is_broken():
                 return False
             if done():
                 return True
-            if time.monotonic() > patience:
-                self._verdict.append(
-                    "the warm-up does not come to an end: nothing is delivered, or no buffer gets full"
-                )
-                return False
         return False
 
-    def _look(self, warming_up: bool) -> None:
-        self._memory.see(self._host.rss(), warming_up)
+    def _look(self) -> None:
+        self._memory.see(self._host.rss(), self._warming_up)
         for name, reader in self._readers.items():
             sink = self._sink(name)
             reader.expect(sink.delivered > 0, sink.dead_lettered > 0)
@@ -225,7 +213,9 @@ class Soak:
         self._emit.join(emit.counts)
         self._say(application_line(time.monotonic() - self._began, emit, self._memory))
         for name, reader in self._readers.items():
-            arrival = reader.arrival.take()
+            taken, reader.arrivals = reader.arrivals, []
+            arrival = Buckets()
+            arrival.add(taken)
             self._arrival[name].join(arrival.counts)
             schedule = self._schedules.get(name)
             faults = [schedule.said.popleft() for _ in range(len(schedule.said))] if schedule else []
@@ -247,17 +237,10 @@ class Soak:
             sink = self._sink(name)
             reader.expect(sink.delivered > 0, sink.dead_lettered > 0)
             if self._host.latest.last:
-                wait_until(partial(_has_all, sink, reader), PATIENCE, 0.05)
+                wait_until(partial(reader.has_all, sink), PATIENCE, 0.05)
             reader.end()
             self._verdict += [f"{name}: {text}" for text in reader.wrong]
-            read = Read(
-                self._brokers[name].once,
-                reader.audit.report(),
-                reader.numbers.sources,
-                reader.numbers.again,
-                reader.events + reader.dead_letters,
-            )
-            self._verdict += judge(name, self._host.latest.emitted, sink, read)
+            self._verdict += judge(name, self._host.latest.emitted, sink, reader.account())
         self._verdict.hold(
             self._memory.within,
             f"the application grew to {self._memory.peak / MIB:.1f} MiB, where {self._memory.bound / MIB:.1f} are allowed: "
@@ -267,22 +250,9 @@ class Soak:
     def _summary(self, elapsed: float) -> None:
         early = ", ended early" if self.stopped.is_set() else ""
         faults = ", ".join(f"{schedule.count} on {name}" for name, schedule in self._schedules.items()) or "none"
-        self._say(
-            f"\n{clock(elapsed)} of load{early}; faults: {faults}; emit {times(self._emit, 1000, ('p50', 'p99', 'p99.9'))} us; {self._memory}"
-        )
+        self._say(f"\nthe whole of it: {clock(elapsed)} of load{early}; faults: {faults}")
+        self._say(application_line(elapsed, self._emit, self._memory))
         for name, reader in self._readers.items():
-            counts = reader.audit.report().total
             self._say(sink_line(name, self._sink(name), self._arrival[name], []))
-            self._say(
-                f"        read back: {counts.events:,} events, {counts.dead_letters:,} dead letters, "
-                f"{counts.declared:,} declared as dropped, {counts.undeclared:,} lost without a word, "
-                f"{counts.doubles + counts.late:,} doubles, {counts.redelivered:,} delivered to the reader again, "
-                f"{counts.out_of_order:,} out of order"
-            )
+            self._say(read_line(reader.audit.report().total))
         self._say("\n".join(["WRONG:", *self._verdict[:20]]) if self._verdict else "all is well")
-
-
-def _has_all(sink: SinkReport, reader: Reader) -> bool:
-    """Whether a reader has read all that there is, and nothing has come for a while."""
-    there = reader.closed and reader.dead_letters >= sink.dead_lettered
-    return (there and time.monotonic() - reader.heard_at > _QUIET) or bool(reader.wrong) or not reader.is_alive()
