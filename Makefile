@@ -10,11 +10,17 @@ JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 / 2)
 SINK ?=
 ON ?= redis,rabbitmq
 SCENARIOS ?= 200
+MINUTES ?= 10
+RATE ?= 1000
 SEED ?=
+QUICK ?=
 ARGS ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
+PERFORMANCE_VENV := $(VENV)-performance
+PERFORMANCE_STAMP := $(PERFORMANCE_VENV)/.stamp
+PERFORMANCE_PYTHON := $(PERFORMANCE_VENV)/bin/python
 PYTEST := $(BIN)/python -m pytest
 TEST_ENV := TEST_ENV_PYTHON=$(BIN)/python scripts/test-env.sh
 # The rooms without threads, clocks and sockets: nothing in them is hard to test, so all of it is tested.
@@ -22,25 +28,37 @@ PURE := streamll/delivery/*,streamll/wire/*,streamll/codec.py,streamll/privacy.p
 NEEDS_SERVERS := integration or redis or rabbitmq or e2e
 
 .DEFAULT_GOAL := help
-.PHONY: help setup chaos demo speed test test-unit test-integration test-setup test-teardown test-performance test-all \
-	coverage-run lint format typecheck lock clean print-python
+.PHONY: help setup chaos soak demo speed test test-unit test-integration test-setup test-teardown test-performance \
+	performance-report test-all coverage-run lint format typecheck lock clean print-python
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Make the virtual environment, from the lock file
 
-$(STAMP): requirements-dev.lock pyproject.toml
+# ENVIRONMENT(folder, lock file): a virtual environment with what the lock names, and streamll itself, editable.
+define ENVIRONMENT
 	@command -v "$(PYTHON)" >/dev/null || { echo "No '$(PYTHON)' here. Name an interpreter of 3.10 or later: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "'$(PYTHON)' is $$("$(PYTHON)" --version 2>&1). streamll needs 3.10 or later: make PYTHON=python3.12 ..." >&2; exit 1; }
-	@"$(PYTHON)" -m venv --clear $(VENV) || { echo "'$(PYTHON)' cannot make a virtual environment (on Debian: apt install python3-venv)." >&2; exit 1; }
-	@echo "Installing into $(VENV) what requirements-dev.lock names ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@touch $@
+	@"$(PYTHON)" -m venv --clear $(1) || { echo "'$(PYTHON)' cannot make a virtual environment (on Debian: apt install python3-venv)." >&2; exit 1; }
+	@echo "Installing into $(1) what $(2) names ..."
+	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(2)
+	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(1)/.stamp
+endef
+
+$(STAMP): requirements-dev.lock pyproject.toml
+	$(call ENVIRONMENT,$(VENV),requirements-dev.lock)
+
+# Of its own: the benchmarks' peers bring pytest plugins and hooks along, which are not to reach the tests.
+$(PERFORMANCE_STAMP): requirements-performance.lock pyproject.toml
+	$(call ENVIRONMENT,$(PERFORMANCE_VENV),requirements-performance.lock)
 
 chaos: $(STAMP) ## Seeded faults on real servers (SCENARIOS=n of them; ON=redis,rabbitmq,scripted; SEED=n: one again)
 	@$(BIN)/python -m tests.chaos --on '$(ON)' --scenarios '$(SCENARIOS)' $(if $(SEED),--seed '$(SEED)')
+
+soak: $(STAMP) ## Steady load, a fault every few seconds, on real servers (MINUTES=n; ON=redis,rabbitmq; RATE=events a second; SEED=n)
+	@$(BIN)/python -m tests.soak --on '$(ON)' --minutes '$(MINUTES)' --rate '$(RATE)' $(if $(SEED),--seed '$(SEED)') $(ARGS)
 
 demo: $(STAMP) ## Watch a real job, stream its events, read them back (SINK=URL chooses where to)
 	@$(BIN)/python examples/demo.py $(if $(SINK),--sink '$(SINK)')
@@ -72,12 +90,17 @@ test-setup: $(STAMP) ## Start test servers and leave them running (scripts/test-
 test-teardown: $(STAMP) ## End what test-setup started
 	@$(TEST_ENV) down
 
-test-performance: $(STAMP) ## The benchmarks: one process, real servers
-	@if [ -d tests/performance ]; then \
-		$(TEST_ENV) run -- $(PYTEST) tests/performance --benchmark-enable --timeout=0 $(ARGS); \
-	else \
-		echo "There are no benchmarks (tests/performance) yet."; \
-	fi
+# The report is made also when some of it could not be measured (pytest's 1), but not when nothing was stored.
+test-performance: $(PERFORMANCE_STAMP) ## The benchmarks and their report, on real servers (QUICK=1: a look, under 3 minutes)
+	@measured=0; \
+	$(PERFORMANCE_PYTHON) -m pytest tests/performance --benchmark-enable --timeout=0 -p no:cacheprovider \
+		--benchmark-storage=file://./.benchmarks --benchmark-save=performance --benchmark-columns=median,iqr,rounds \
+		$(if $(filter-out 0,$(QUICK)),--quick) $(ARGS) || measured=$$?; \
+	[ $$measured -le 1 ] || exit $$measured; \
+	$(PERFORMANCE_PYTHON) -m tests.performance.report && exit $$measured
+
+performance-report: $(PERFORMANCE_STAMP) ## Write README.md's performance section from the newest run of test-performance
+	@$(PERFORMANCE_PYTHON) -m tests.performance.report --readme README.md
 
 test-all: test test-performance ## Everything: test, then test-performance
 
@@ -92,11 +115,14 @@ format: $(STAMP) ## Let ruff format the code
 typecheck: $(STAMP) ## mypy, strict, on the package, its tests and examples
 	@$(BIN)/mypy streamll tests $(wildcard examples)
 
-lock: $(STAMP) ## Renew requirements-dev.lock to the newest versions that pyproject.toml allows
-	@$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.10 --extra dev --extra demo \
-		--no-emit-index-url --no-annotate --no-header --output-file requirements-dev.lock pyproject.toml
-	@{ echo "# Made by 'make lock' from pyproject.toml, for Python 3.10 and later: all that the tests and the demo need."; \
-		cat requirements-dev.lock; } > requirements-dev.lock.new && mv requirements-dev.lock.new requirements-dev.lock
+lock: $(STAMP) ## Renew the lock files to the newest versions that pyproject.toml allows
+	@$(call LOCK,requirements-dev.lock,--extra dev --extra demo,all that the tests and the demo need)
+	@$(call LOCK,requirements-performance.lock,--extra dev --extra performance --constraint requirements-dev.lock,all that the benchmarks need)
+
+# LOCK(file, what uv is told, what it is good for). The file itself is no input: every version is chosen anew.
+LOCK = $(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.10 $(2) \
+		--no-emit-index-url --no-annotate --no-header --output-file $(1) pyproject.toml && \
+	{ echo "\# Made by 'make lock' from pyproject.toml, for Python 3.10 and later: $(3)."; cat $(1); } > $(1).new && mv $(1).new $(1)
 
 print-python:
 	@echo $(BIN)/python
