@@ -140,6 +140,5 @@ class RabbitMQScenario(Crashes):
             if method is None:
                 return found
             event = decode(body)
-            producer, seq = properties.headers["producer"], properties.headers["seq"]
-            assert properties.message_id == f"{producer}:{seq}"
-            found.append(Found(producer, seq, event.event_id, event.event_type, event.data))
+            producer, _, seq = properties.message_id.rpartition(":")
+            found.append(Found(producer, int(seq), event.event_id, event.event_type, event.data))

@@ -93,8 +93,6 @@ def test_a_message_has_the_documented_properties_and_headers() -> None:
         "module_name": "app.chat",
         "method_name": "answer",
         "level": "info",
-        "producer": "p1",
-        "seq": 7,
     }
     assert message.body == b"payload"
     assert message.channels == {3}
@@ -102,7 +100,7 @@ def test_a_message_has_the_documented_properties_and_headers() -> None:
 
 def test_empty_labels_are_left_out() -> None:
     message = published(1, record(operation="", module_name="", method_name="", level=""))
-    assert set(message.headers) == {"event_type", "producer", "seq"}
+    assert set(message.headers) == {"event_type"}
 
 
 def test_a_dead_letter_carries_its_reason_to_the_dead_letter_exchange() -> None:
