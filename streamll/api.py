@@ -12,17 +12,20 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from time import monotonic
+from time import monotonic, time_ns
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
+from streamll.context import SCOPE
 from streamll.errors import BufferFullError, ConfigurationError
-from streamll.hub import hub
+from streamll.hub import built_for, hub
+from streamll.ids import new_event_id
+from streamll.models import NO_TAGS
 from streamll.options import FALSE_WORDS, TRUE_WORDS, BeforeSend, PipelineOptions, SinkOptions, unknown_option
 from streamll.pipeline import Pipeline, PipelineStats
 from streamll.runtime.executor import in_executor
 from streamll.runtime.leave import stop_together
-from streamll.spans import event_here
+from streamll.spans import surroundings
 
 if TYPE_CHECKING:
     from streamll.models import Record, StreamllEvent
@@ -62,29 +65,14 @@ class Route:
         self.sinks = tuple(sinks)
         encodings = {sink.content_type for sink in sinks}
         # Where one encoding serves all, and nobody is shown the event itself, it is encoded at once.
-        straight = len(encodings) == 1 and not pipeline.shows_events and not any(sink.is_choosy for sink in sinks)
-        self._straight = encodings.pop() if straight else ""
-        self._only = self.sinks[0] if len(self.sinks) == 1 else None
+        if len(encodings) == 1 and not pipeline.shows_events and not any(sink.is_choosy for sink in sinks):
+            put = self.sinks[0].handle_record if len(self.sinks) == 1 else self._put
+            self.take = pipeline.straight(encodings.pop(), put)
+        else:
+            self.take = built_for(self.dispatch)
 
-    def take(self, event: StreamllEvent) -> bool:
-        """`dispatch` for an event of streamll's own making, which belongs to the present scope already.
-
-        Raises:
-            BufferFullError: As `dispatch`.
-        """
-        if not self._straight:
-            event.data = {**event.data}  # it may be the caller's own
-            return self.dispatch(event)
-        try:
-            record = self.pipeline.encode_own(event, self._straight)
-            if self._only is not None:
-                return self._only.handle_record(record)
-            return _hand_on((sink, record) for sink in self.sinks)
-        except BufferFullError:
-            raise
-        except Exception as error:  # whatever it is, the host is not to be hurt by it
-            self.pipeline.note_defect(error)
-            return False
+    def _put(self, record: Record) -> bool:
+        return _hand_on((sink, record) for sink in self.sinks)
 
     def dispatch(self, event: StreamllEvent) -> bool:
         """Hand an event to every sink that wants it, encoded once for each encoding; true when any accepted it.
@@ -109,7 +97,7 @@ class Route:
             return _hand_on(wanted)
         except BufferFullError:
             raise
-        except Exception as error:  # as above
+        except Exception as error:  # whatever it is, the host is not to be hurt by it
             self.pipeline.note_defect(error)
             return False
 
@@ -236,12 +224,29 @@ def emit(
         if not _said_unconfigured:
             _say_unconfigured()
         return False
-    event = event_here(event_type, data, operation, level, priority, module_name, method_name, tags)
-    if event is None:  # this is a worker's thread
-        if _route is not None:
-            _route.pipeline.tally.add("muted")
-        return False
-    return hub.take(event)
+    scope = SCOPE.get()
+    if scope.attributes or scope.muted or scope.instead is not None or type(data) is not dict:
+        surrounding, data = surroundings(data)
+        if surrounding is None:  # this is a worker's thread
+            if _route is not None:
+                _route.pipeline.tally.add("muted")
+            return False
+        scope = surrounding
+    return hub.take(
+        event_type,
+        new_event_id(),
+        scope.execution_id,
+        scope.span_id,
+        scope.parent_span_id,
+        time_ns(),
+        module_name,
+        method_name,
+        operation,
+        level,
+        data,
+        NO_TAGS if tags is None else tags,
+        priority,
+    )
 
 
 def emit_event(event: StreamllEvent) -> bool:

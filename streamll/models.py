@@ -31,6 +31,10 @@ PRIORITIES = (CRITICAL, NORMAL, DEBUG)
 """Which events give way under pressure: debug first, critical last. It never decides the order."""
 
 
+NO_TAGS: list[Any] = []
+"""What stands for tags that nobody gave, so that not every event needs a list of its own. It is never changed."""
+
+
 class StreamllEvent(msgspec.Struct, omit_defaults=True, tag_field="v", tag=SCHEMA_VERSION):
     """Something that happened in the watched program.
 

@@ -11,22 +11,28 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from time import monotonic_ns, time_ns
 from typing import Any
 
+import msgspec
+
 from streamll import codec
 from streamll.context import current, muted
-from streamll.models import NORMAL, PRIORITIES, Record, StreamllEvent
+from streamll.errors import BufferFullError
+from streamll.hub import Take
+from streamll.models import NO_TAGS, NORMAL, PRIORITIES, Record, StreamllEvent
 from streamll.options import KIB, BeforeSend, PipelineOptions
 from streamll.privacy import SensitiveKeys
 from streamll.tally import Tally
 from streamll.values import INT_MAX, INT_MIN, clean, room_after
 
 log = logging.getLogger("streamll")
+
+_NOTHING: dict[str, Any] = {}
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -91,7 +97,8 @@ class Pipeline:
         if options.redact:
             self._sensitive = SensitiveKeys(_names(options.redact_keys), _names(options.keep_keys))
         self.resource = describe_resource(options, environ or {})
-        self._resource = {kind: codec.encode_resource(self.resource, kind) for kind in codec.CONTENT_TYPES.values()}
+        self._resource: dict[str, msgspec.Raw] = {}
+        self._encode_resource()
         self.tally = Tally()
 
     @property
@@ -113,7 +120,11 @@ class Pipeline:
         """Begin anew in a forked child: its process id, and its own counts."""
         self.resource["pid"] = os.getpid()
         self.tally = Tally()
-        self._resource = {kind: codec.encode_resource(self.resource, kind) for kind in codec.CONTENT_TYPES.values()}
+        self._encode_resource()
+
+    def _encode_resource(self) -> None:
+        for kind in codec.CONTENT_TYPES.values():
+            self._resource[kind] = codec.encode_resource(self.resource, kind)
 
     def prepare(self, event: StreamllEvent) -> StreamllEvent | None:
         """Enrich an event, and let the before_send functions see it.
@@ -159,58 +170,13 @@ class Pipeline:
 
     def encode(self, event: StreamllEvent, content_type: str = codec.MSGPACK) -> Record:
         """Redact, limit and encode a prepared event. Its maps and lists are not changed; never raises for its values."""
-        if not _has_plain_frame(event):
-            return self._encode_any(event, content_type)
-        record = self.encode_own(event, content_type)
-        event.resource = {}  # another sink may want it in another encoding
-        return record
-
-    def encode_own(self, event: StreamllEvent, content_type: str) -> Record:
-        """`encode` for an event of streamll's own making: only what a user has put into it is looked at.
-
-        It is the way of nearly every event, and so written for speed.
-
-        Args:
-            event: Its ids and its time were made here, its `data` is a dict, it has no `resource` and no `extra`. It is
-                of no use afterwards.
-            content_type: `codec.MSGPACK` or `codec.JSON`.
-        """
-        event_type, module_name, method_name = event.event_type, event.module_name, event.method_name
-        operation, level, tags, priority = event.operation, event.level, event.tags, event.priority
-        # A subclass of str is not plain, such as a member of an enumeration: a record keeps its labels. And whatever a
-        # user puts there, its truth is not asked for before its type: that may be code, and raise.
-        if (
-            type(event_type) is type(operation) is type(level) is type(module_name) is type(method_name) is str
-            and type(priority) is str
-            and (type(tags) is list or type(tags) is dict)
-            and event_type
-        ):
-            sensitive, limit = self._sensitive, self._limit
+        if self._is_plain(event):
             try:
-                if room_after(event.data, sensitive, limit) >= 0 and (
-                    not tags or room_after({"": tags}, sensitive, limit) >= 0
-                ):
-                    event.resource = self._resource[content_type]  # type: ignore[assignment]  # its bytes, encoded
-                    payload = codec.ENCODE[content_type](event)
-                    if len(payload) <= limit:
-                        return Record(
-                            payload,
-                            content_type,
-                            event.event_id,
-                            event_type,
-                            operation,
-                            module_name,
-                            method_name,
-                            level,
-                            event.execution_id,
-                            event.timestamp,
-                            monotonic_ns(),
-                            "",
-                            priority if priority and priority in PRIORITIES else NORMAL,
-                        )
-            except Exception:  # noqa: S110  # a map that changes its size meanwhile, a lone surrogate, ...
+                payload = codec.encode(event, content_type, self._resource[content_type])
+                if len(payload) <= self._limit:
+                    return _record(event, payload, content_type)
+            except Exception:  # noqa: S110  # lone surrogates, for one; the slow way finds what it was
                 pass
-            event.resource = {}
         return self._encode_any(event, content_type)
 
     def _encode_any(self, event: StreamllEvent, content_type: str) -> Record:
@@ -230,9 +196,131 @@ class Pipeline:
         self.tally.add("cut", cleaning.cut)
         return _record(ready, payload, content_type, poison)
 
+    def straight(self, content_type: str, put: Callable[[Record], bool]) -> Take:
+        """Return the shortest way of an event of streamll's own making: from its fields, as for `Hub.take`, to `put`.
+
+        It is a closure, and does in one piece what `prepare` and `encode` do for events from elsewhere: nearly every
+        event comes this way, and each call and each look-up on it would be paid for by the host.
+        """
+        sensitive, limit, resource, encode = self._sensitive, self._limit, self._resource, codec.ENCODE[content_type]
+
+        def take(
+            event_type: str,
+            event_id: str,
+            execution_id: str,
+            span_id: str,
+            parent_span_id: str,
+            timestamp: int,
+            module_name: str,
+            method_name: str,
+            operation: str,
+            level: str,
+            data: dict[Any, Any],
+            tags: Any,
+            priority: str,
+        ) -> bool:
+            try:
+                payload = b""
+                # As in `_is_plain`; only what a user has given is looked at.
+                if (
+                    type(event_type) is type(operation) is type(level) is type(module_name) is type(method_name) is str
+                    and type(priority) is str
+                    and event_type
+                    and (tags is NO_TAGS or _are_plain(tags, sensitive, limit))
+                ):
+                    try:
+                        if room_after(data, sensitive, limit) >= 0:
+                            payload = encode(
+                                StreamllEvent(
+                                    event_type,
+                                    event_id,
+                                    execution_id,
+                                    span_id,
+                                    parent_span_id,
+                                    timestamp,
+                                    module_name,
+                                    method_name,
+                                    operation,
+                                    level,
+                                    data,
+                                    tags,
+                                    resource[content_type],  # type: ignore[arg-type]  # the bytes of such a map
+                                    priority,
+                                    _NOTHING,
+                                )
+                            )
+                    except Exception:  # noqa: S110  # as in `encode`
+                        pass
+                if payload and len(payload) <= limit:
+                    return put(
+                        Record(
+                            payload,
+                            content_type,
+                            event_id,
+                            event_type,
+                            operation,
+                            module_name,
+                            method_name,
+                            level,
+                            execution_id,
+                            timestamp,
+                            monotonic_ns(),
+                            "",
+                            priority if priority and priority in PRIORITIES else NORMAL,
+                        )
+                    )
+                event = StreamllEvent(
+                    event_type,
+                    event_id,
+                    execution_id,
+                    span_id,
+                    parent_span_id,
+                    timestamp,
+                    module_name,
+                    method_name,
+                    operation,
+                    level,
+                    data,
+                    tags,
+                    {},
+                    priority,
+                )
+                return put(self._encode_any(event, content_type))
+            except BufferFullError:
+                raise
+            except Exception as error:  # whatever it is, the host is not to be hurt by it
+                self.note_defect(error)
+                return False
+
+        return take
+
     def encode_note(self, note: StreamllEvent, content_type: str) -> Record:
         """Encode a sink's own word about its events: it is for a machine to read, so nothing is redacted or cut."""
         return _record(note, codec.encode(note, content_type, self._resource[content_type]), content_type)
+
+    def _is_plain(self, event: StreamllEvent) -> bool:
+        try:
+            # A subclass of str is refused too, such as a member of an enumeration: a record keeps its labels. Written out,
+            # and not a loop over names, because every event comes by here.
+            event_type = event.event_type
+            if not (
+                type(event_type) is type(event.event_id) is type(event.execution_id) is type(event.span_id) is str
+                and type(event.parent_span_id) is type(event.module_name) is type(event.method_name) is str
+                and type(event.operation) is type(event.level) is type(event.priority) is str
+                and event_type
+            ):
+                return False
+            timestamp, data, tags = event.timestamp, event.data, event.tags
+            if type(timestamp) is not int or not 0 <= timestamp <= INT_MAX:
+                return False
+            # Whatever a user puts there, its truth is not asked for: that may be code, and raise.
+            if type(resource := event.resource) is not dict or type(extra := event.extra) is not dict:
+                return False
+            if resource or extra or type(data) is not dict or room_after(data, self._sensitive, self._limit) < 0:
+                return False
+            return _are_plain(tags, self._sensitive, self._limit)
+        except RuntimeError:  # a map changed its size meanwhile
+            return False
 
     def _clean(self, event: StreamllEvent, budget: int, fair: bool = False) -> tuple[StreamllEvent, _Cleaning]:
         """The same event with encodable values only, and what was done to get there."""
@@ -271,17 +359,10 @@ class Pipeline:
         return smaller, payload, cleaning
 
 
-def _has_plain_frame(event: StreamllEvent) -> bool:
-    """Whether what is around an event's own words is as streamll itself makes it."""
-    if not (
-        type(event.event_id) is type(event.execution_id) is type(event.span_id) is type(event.parent_span_id) is str
-    ):
+def _are_plain(tags: Any, sensitive: SensitiveKeys | None, limit: int) -> bool:
+    if type(tags) is not list and type(tags) is not dict:
         return False
-    if type(event.timestamp) is not int or not 0 <= event.timestamp <= INT_MAX:
-        return False
-    if type(event.data) is not dict or type(event.resource) is not dict or type(event.extra) is not dict:
-        return False
-    return not event.resource and not event.extra
+    return not tags or room_after({"": tags}, sensitive, limit) >= 0
 
 
 def _record(event: StreamllEvent, payload: bytes, content_type: str, poison: str = "") -> Record:

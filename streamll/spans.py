@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from streamll.context import SCOPE, Scope, current, leave
 from streamll.hub import hub
 from streamll.ids import new_event_id, new_execution_id, new_span_id
-from streamll.models import StreamllEvent
+from streamll.models import NO_TAGS
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -42,50 +42,21 @@ _module_of: Callable[[type], object] = type.__dict__["__module__"].__get__
 _forks = 0
 
 
-def event_here(
-    event_type: str,
-    data: Any = None,
-    operation: str = "",
-    level: str = "",
-    priority: str = "",
-    module_name: str = "",
-    method_name: str = "",
-    tags: list[Any] | dict[str, Any] | None = None,
-) -> StreamllEvent | None:
-    """Build an event that belongs to the scope of now.
+def surroundings(data: Any) -> tuple[Scope | None, dict[Any, Any]]:
+    """Return what an event made now belongs to, and its data with what is bound there.
 
     Args:
-        event_type, operation, level, priority, module_name, method_name, tags: As in `StreamllEvent`.
-        data: A dict, which is copied, over the bound attributes; anything else goes under the key "data".
+        data: A dict, which goes over the bound attributes; anything else goes under the key "data".
 
     Returns:
-        The event; None where events are cut off.
+        The scope, None where events are cut off; and the data, which may be the given dict itself.
     """
-    scope = SCOPE.get()
-    if scope.instead is not None:
-        scope = current()
-    if scope.muted:
-        return None
+    scope = current()
     if type(data) is not dict:
         data = _as_dict(data)
     if scope.attributes:
         data = {**scope.attributes, **data}
-    return StreamllEvent(  # by position: with fourteen names it would take three times as long
-        event_type,
-        new_event_id(),
-        scope.execution_id,
-        scope.span_id,
-        scope.parent_span_id,
-        time_ns(),
-        module_name,
-        method_name,
-        operation,
-        level,
-        data,
-        [] if tags is None else tags,
-        {},
-        priority,
-    )
+    return None if scope.muted else scope, data
 
 
 def _as_dict(data: Any) -> dict[Any, Any]:
@@ -97,16 +68,35 @@ def _as_dict(data: Any) -> dict[Any, Any]:
     return {"data": data}
 
 
-def hand_over(event: StreamllEvent) -> bool:
-    """Give an event to the hub from a place that must not raise; True when any sink accepted it.
+def hand_over(scope: Scope, event_type: str, data: dict[Any, Any], **fields: Any) -> str | None:
+    """Give an event to the hub from a place that must not raise.
 
     The one error to expect is a full buffer whose strategy is `raise_error`: the sink has counted that refusal, and it
     is for `emit` to raise it, not for the end of a span, where it would take the place of the program's own error.
+
+    Returns:
+        The event's id; None when no sink accepted it.
     """
+    event_id = new_event_id()
     try:
-        return hub.take(event)
+        taken = hub.take(
+            event_type,
+            event_id,
+            scope.execution_id,
+            scope.span_id,
+            scope.parent_span_id,
+            time_ns(),
+            fields.get("module_name", ""),
+            fields.get("method_name", ""),
+            fields.get("operation", ""),
+            fields.get("level", ""),
+            data,
+            NO_TAGS,
+            "",
+        )
     except Exception:  # of which the sink's numbers tell
-        return False
+        return None
+    return event_id if taken else None
 
 
 def describe_error(error: BaseException) -> dict[str, Any]:
@@ -196,15 +186,9 @@ class Span:
         """
         if not hub.active:
             return
-        event = event_here(name, data, operation=self._operation)
-        if event is None:
-            return
-        scope = self._scope
+        scope, data = surroundings(data)
         if scope is not None:
-            event.execution_id = scope.execution_id
-            event.span_id = scope.span_id
-            event.parent_span_id = scope.parent_span_id
-        hand_over(event)
+            hand_over(self._scope or scope, name, data, operation=self._operation)
 
     def __call__(self, *_: object) -> NoReturn:
         """Refuse to be a decorator: one span is one stretch of time, and a function may be called again.
@@ -259,7 +243,10 @@ class Span:
         self._forks = _forks
         self._timestamp = time_ns()
         if self._announced:
-            hand_over(self._event(scope, "span_start", "info", {**scope.attributes, **self._attributes}))
+            try:
+                self._report(scope, "span_start", "info", {**scope.attributes, **self._attributes})
+            except Exception:  # noqa: S110  # as in `hand_over`
+                pass
         self._began = perf_counter_ns()
         return scope
 
@@ -276,12 +263,12 @@ class Span:
         try:
             data = {**scope.attributes, **self._attributes, "duration_ns": ended - self._began}
             level = "info" if error is None else _outcome(error, data)
-            hub.take(self._event(scope, "span", level, data))
+            self._report(scope, "span", level, data)
         except Exception:  # noqa: S110  # as in `hand_over`, or a stack too full for these calls
             pass
 
-    def _event(self, scope: Scope, event_type: str, level: str, data: dict[str, Any]) -> StreamllEvent:
-        return StreamllEvent(  # by position, as in `event_here`
+    def _report(self, scope: Scope, event_type: str, level: str, data: dict[str, Any]) -> None:
+        hub.take(
             event_type,
             new_event_id(),
             scope.execution_id,
@@ -293,8 +280,7 @@ class Span:
             self._operation,
             level,
             data,
-            [],
-            {},
+            NO_TAGS,
             self._priority,
         )
 
@@ -339,14 +325,10 @@ def capture_exception(error: BaseException | None = None, /, **data: Any) -> str
             return None
     try:
         stack, module_name, method_name = _describe_stack(getattr(error, "__traceback__", None))
-        event = event_here(
-            "error",
-            {**data, "error": {**describe_error(error), "stack": stack}},
-            level="error",
-            module_name=module_name,
-            method_name=method_name,
-        )
-        return event.event_id if event is not None and hub.take(event) else None
+        scope, data = surroundings({**data, "error": {**describe_error(error), "stack": stack}})
+        if scope is None:
+            return None
+        return hand_over(scope, "error", data, level="error", module_name=module_name, method_name=method_name)
     except Exception:  # as in `hand_over`, or a stack too full for these calls
         return None
 

@@ -15,7 +15,7 @@ import pytest
 
 import streamll
 from streamll import api
-from streamll.models import Record, StreamllEvent
+from streamll.models import StreamllEvent
 from streamll.pipeline import Pipeline
 from streamll.sinks.memory import MemorySink
 from streamll.testing import capture
@@ -390,21 +390,19 @@ def test_an_overflow_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.text.count("the buffer is full") == 1
 
 
-def test_a_defect_in_the_pipeline_costs_the_event_and_nothing_else() -> None:
-    class Defect(Pipeline):
-        def encode(self, event: StreamllEvent, content_type: str = "") -> Record:
-            raise RuntimeError("on purpose")
+def test_a_defect_in_the_pipeline_costs_the_event_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    def defect(*_: object) -> None:
+        raise RuntimeError("on purpose")
 
-        encode_own = encode
-
-    sink = MemorySink(pipeline=Defect())
-    assert sink.handle_event(StreamllEvent(event_type="x")) is False
+    monkeypatch.setattr(Pipeline, "_encode_any", defect)
+    unplain = {"object": object()}
+    sink = MemorySink()
+    assert sink.handle_event(StreamllEvent(event_type="x", data=unplain)) is False
     assert sink.pipeline.stats().internal_errors == 1
     streamll.configure(sinks=[sink], environ={})
-    assert api._route is not None
-    api._route.pipeline = Defect()
-    assert streamll.emit("x") is False
-    assert streamll.stats().pipeline.internal_errors == 1
+    assert streamll.emit("x", unplain) is False
+    assert streamll.emit_event(StreamllEvent(event_type="x", data=unplain)) is False
+    assert streamll.stats().pipeline.internal_errors == 2
     assert streamll.stats().balanced
 
 

@@ -9,30 +9,29 @@ import pytest
 from streamll.context import ROOT, SCOPE, current
 from streamll.hub import hub
 from streamll.models import StreamllEvent
+from tests.unit.here import the_same_hub_afterwards
 
 
 @pytest.fixture
 def events() -> Iterator[list[StreamllEvent]]:
     """What is handed to the hub during the test, in order."""
-    before = (hub.active, hub.dispatch)
     seen: list[StreamllEvent] = []
 
     def keep(event: StreamllEvent) -> bool:
         seen.append(event)
         return True
 
-    hub.fill(keep)
-    yield seen
-    hub.active, hub.dispatch = before
+    with the_same_hub_afterwards():
+        hub.fill(keep)
+        yield seen
 
 
 @pytest.fixture
 def inactive() -> Iterator[None]:
     """A process in which nothing is configured to receive events."""
-    before = (hub.active, hub.dispatch)
-    hub.empty()
-    yield
-    hub.active, hub.dispatch = before
+    with the_same_hub_afterwards():
+        hub.empty()
+        yield
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ import pytest
 
 from streamll.context import ROOT, bind, bind_context, current, execution, mute_this_thread, muted
 from streamll.models import StreamllEvent
-from streamll.spans import Span, capture_exception, event_here, span
+from streamll.spans import Span, capture_exception, span
+from tests.unit.here import event_here
 
 pytestmark = pytest.mark.usefixtures("no_scope_left_behind")
 

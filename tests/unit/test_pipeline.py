@@ -6,7 +6,7 @@ import enum
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -15,17 +15,20 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from streamll import codec
 from streamll import pipeline as module
 from streamll.api import Route, emit
 from streamll.context import bind, execution, muted
-from streamll.hub import hub
-from streamll.models import Record, StreamllEvent
+from streamll.errors import BufferFullError
+from streamll.hub import built_for, hub
+from streamll.models import NO_TAGS, Record, StreamllEvent
 from streamll.options import KIB, MIB, PipelineOptions
 from streamll.pipeline import WHOLE, Pipeline, PipelineStats
 from streamll.privacy import REDACTED
 from streamll.spans import span
+from tests.unit.here import the_same_hub_afterwards
 from tests.unit.hostile import armed, hostile_class
 from tests.unit.strategies import Level, Point, Size, Word, Zone, anything, plain_maps, secret_keys, texts
 
@@ -213,12 +216,9 @@ class TestBeforeSend:
             return event
 
         pipeline = Pipeline(before_send=[emit_too])
-        before = (hub.active, hub.dispatch)
-        hub.fill(Route(pipeline, []).dispatch)
-        try:
+        with the_same_hub_afterwards():
+            hub.fill(Route(pipeline, []).dispatch)
             emit("first")
-        finally:
-            hub.active, hub.dispatch = before
         assert pipeline.stats() == PipelineStats(muted=1)
 
     def test_it_sees_the_data_before_redaction(self) -> None:
@@ -578,6 +578,80 @@ class TestResource:
         pipeline.refresh_process()
         for content_type in CONTENT_TYPES:
             assert codec.decode(pipeline.encode(event(), content_type).payload).resource["pid"] == os.getpid()
+
+
+labels = st.one_of(texts, st.sampled_from(["", "critical", "debug", Level.INFO, Word("word"), None, 5]))
+
+
+def into(made: list[Record]) -> Callable[[Record], bool]:
+    """What takes records as a sink does."""
+
+    def put(record: Record) -> bool:
+        made.append(record)
+        return True
+
+    return put
+
+
+class TestStraight:
+    """The short way of what streamll made itself does what the long way does."""
+
+    @given(
+        data=plain_maps | st.dictionaries(texts, anything, max_size=3),
+        tags=st.just(NO_TAGS) | st.lists(texts, max_size=3) | st.dictionaries(texts, anything, max_size=2) | anything,
+        words=st.lists(labels, min_size=6, max_size=6),
+        content_type=content_types,
+        redact=st.booleans(),
+    )
+    def test_makes_the_same_record(
+        self, data: dict[Any, Any], tags: Any, words: list[Any], content_type: str, redact: bool
+    ) -> None:
+        straight, around = (Pipeline(PipelineOptions(redact=redact, max_event_bytes=KIB)) for _ in range(2))
+        event_type, module_name, method_name, operation, level, priority = words
+        frame = ("e" * 32, "x" * 32, "s" * 16, "", 1_700_000_000_000_000_000)
+        made: list[Record] = []
+        expected: list[Record] = []
+
+        def dispatch(event: StreamllEvent) -> bool:
+            expected.append(around.encode(event, content_type))
+            return True
+
+        for take in (straight.straight(content_type, into(made)), built_for(dispatch)):
+            assert take(event_type, *frame, module_name, method_name, operation, level, data, tags, priority)
+        assert replace(made[0], created=0) == replace(expected[0], created=0)
+        assert straight.stats() == around.stats()
+        assert NO_TAGS == []
+
+    def test_one_that_looks_at_events_gets_parts_of_its_own(self) -> None:
+        data = {"text": "hi"}
+
+        def change(event: StreamllEvent) -> bool:
+            event.data["more"] = True
+            assert isinstance(event.tags, list)
+            event.tags.append("more")
+            return True
+
+        with the_same_hub_afterwards():
+            hub.fill(change)
+            assert emit("noted", data)
+        assert data == {"text": "hi"}
+        assert NO_TAGS == []
+
+    def test_a_forked_childs_process_id_comes_along(self) -> None:
+        pipeline = Pipeline()
+        made: list[Record] = []
+        take = pipeline.straight(codec.MSGPACK, into(made))
+        pipeline.resource["pid"] = 0
+        pipeline.refresh_process()
+        take("noted", "e", "", "", "", 1, "", "", "", "", {}, NO_TAGS, "")
+        assert codec.decode(made[0].payload).resource["pid"] == os.getpid()
+
+    def test_a_full_buffer_is_heard(self) -> None:
+        def full(_record: Record) -> bool:
+            raise BufferFullError("full")
+
+        with pytest.raises(BufferFullError):
+            Pipeline().straight(codec.MSGPACK, full)("x", "e", "", "", "", 1, "", "", "", "", {}, NO_TAGS, "")
 
 
 class TestStats:

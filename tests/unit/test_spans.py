@@ -16,7 +16,8 @@ from streamll.context import ROOT, SCOPE, current, execution
 from streamll.errors import BufferFullError
 from streamll.hub import hub
 from streamll.models import StreamllEvent
-from streamll.spans import MESSAGE_BOUND, STACK_BOUND, Span, capture_exception, event_here, span
+from streamll.spans import MESSAGE_BOUND, STACK_BOUND, Span, capture_exception, span
+from tests.unit.here import event_here
 
 pytestmark = pytest.mark.usefixtures("no_scope_left_behind")
 

@@ -16,8 +16,9 @@ import pytest
 from streamll.context import current
 from streamll.hub import hub
 from streamll.models import StreamllEvent
-from streamll.spans import event_here, span
+from streamll.spans import span
 from streamll.tracing import trace
+from tests.unit.here import event_here
 
 pytestmark = pytest.mark.usefixtures("no_scope_left_behind")
 

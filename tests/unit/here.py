@@ -1,0 +1,35 @@
+"""Events made here and now, for the tests of what they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from streamll.api import emit
+from streamll.hub import hub
+from streamll.models import StreamllEvent
+
+
+@contextmanager
+def the_same_hub_afterwards() -> Iterator[None]:
+    """Let a block fill and empty the hub as it likes."""
+    before = hub.active, hub.dispatch, hub.take
+    try:
+        yield
+    finally:
+        hub.active, hub.dispatch, hub.take = before
+
+
+def event_here(event_type: str, data: Any = None, **given: Any) -> StreamllEvent | None:
+    """The event that `emit` makes now, which goes nowhere else; None where events are cut off."""
+    made: list[StreamllEvent] = []
+
+    def keep(event: StreamllEvent) -> bool:
+        made.append(event)
+        return True
+
+    with the_same_hub_afterwards():
+        hub.fill(keep)
+        emit(event_type, data, **given)
+    return made[0] if made else None
