@@ -14,8 +14,14 @@ import pytest
 from tests.fixtures.process import ServerUnavailable, skip_or_fail
 from tests.fixtures.rabbitmq import RabbitMQServer
 from tests.fixtures.redis import RedisServer
+from tests.performance.child import Children
 from tests.performance.measuring import Race
 from tests.performance.results import KEY, Findings
+
+unmeasured: list[dict[str, str]] = []
+"""The tests of this run that were skipped or failed."""
+servers: dict[str, str] = {}
+"""The versions of the servers that this run has started."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,10 +51,25 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
     machine_info["quick"] = bool(config.getoption("--quick", default=False))
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Remember what could not be measured: a report that leaves it out says so."""
+    if "tests/performance/" in report.nodeid and report.outcome != "passed":
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext.rpartition("\n")[2]
+        unmeasured.append({"test": report.nodeid.rpartition("/")[2], "outcome": report.outcome, "why": str(reason)})
+
+
+def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_json: dict[str, Any]) -> None:
+    """Store with the figures which servers they come from, and what there are no figures of."""
+    output_json[KEY] = {"servers": dict(servers), "unmeasured": list(unmeasured)}
+
+
 @pytest.fixture(scope="session")
 def quick(request: pytest.FixtureRequest) -> bool:
     """Whether this run is a look rather than a measurement; always so where benchmarks are disabled."""
-    return bool(request.config.getoption("--quick", default=False) or request.config.getoption("benchmark_disable"))
+    option = request.config.getoption
+    # pyproject.toml disables them for all runs; --benchmark-enable, which wins, does not take that away.
+    disabled = option("benchmark_disable") and not option("benchmark_enable")
+    return bool(option("--quick", default=False) or disabled)
 
 
 @pytest.fixture
@@ -65,6 +86,13 @@ def findings(benchmark: Any) -> Iterator[Findings]:
     benchmark.extra_info[KEY] = found.to_json()
 
 
+@pytest.fixture
+def children() -> Iterator[Children]:
+    """Starts processes that do laps when they are asked to, and ends them with the test."""
+    with Children() as started:
+        yield started
+
+
 @pytest.fixture(scope="module")
 def redis_here() -> Iterator[RedisServer]:
     """A Redis of the benchmarks' own, empty for each file of them; it listens on a unix socket too."""
@@ -74,6 +102,8 @@ def redis_here() -> Iterator[RedisServer]:
         skip_or_fail(str(error))
         raise
     with server:
+        with server.client() as client:
+            servers["Redis"] = client.info("server")["redis_version"]
         yield server
 
 
@@ -86,4 +116,6 @@ def rabbitmq_here() -> Iterator[RabbitMQServer]:
         skip_or_fail(str(error))
         raise
     with server:
+        if "RabbitMQ" not in servers:
+            servers["RabbitMQ"] = server.ctl("version").split()[-1]
         yield server
