@@ -618,7 +618,9 @@ class TestStraight:
 
         for take in (straight.straight(content_type, into(made)), built_for(dispatch)):
             assert take(event_type, *frame, module_name, method_name, operation, level, data, tags, priority)
-        assert replace(made[0], created=0) == replace(expected[0], created=0)
+        one, other = made[0], expected[0]
+        assert codec.decode(one.payload) == codec.decode(other.payload)
+        assert replace(one, payload=b"", created=0) == replace(other, payload=b"", created=0)
         assert straight.stats() == around.stats()
         assert NO_TAGS == []
 
