@@ -31,7 +31,7 @@ from streamll.models import NORMAL, Record
 from streamll.options import SinkOptions
 from streamll.runtime.inbox import NEVER, SMALL, SPARE, Inbox
 from streamll.runtime.waiters import Waiters
-from streamll.runtime.waiting import ENTRY_OVERHEAD, RANKS, Waiting, rank_of, size_of
+from streamll.runtime.waiting import ENTRY_OVERHEAD, RANKS, Waiting, rank_of, size_of, total_size
 from streamll.runtime.wakeup import Wakeup
 
 if TYPE_CHECKING:
@@ -268,7 +268,7 @@ class Buffer:
         if not self._leaving:
             return
         self._waiting.remove(self._leaving, newest)
-        self._bytes -= sum([size_of(entry.record) for entry in self._leaving])
+        self._bytes -= total_size(self._leaving)
         self._drop(self._leaving, OVERFLOW)
         if self._on_evicted is not None:
             for entry in self._leaving:
@@ -437,12 +437,12 @@ class Buffer:
                 self._ledger.drop(SPOOL_DAMAGED, last - first + 1)
                 if self._holes is not None and first:
                     self._holes.add(first, last, SPOOL_DAMAGED)
-            self._bytes += sum([size_of(entry.record) for entry in batch])
+            self._bytes += total_size(batch)
             return self._fly(batch)
 
     def _fly(self, batch: list[Entry]) -> list[Entry]:
         if batch:
-            self._flying_bytes += sum([size_of(entry.record) for entry in batch])
+            self._flying_bytes += total_size(batch)
             self._ledger.in_flight += len(batch)
             if self._floor is None:
                 self._floor = batch[0].seq
@@ -502,9 +502,6 @@ class Buffer:
         Returns:
             False when it came too late, because everything has been given up meanwhile.
         """
-        size = sum([size_of(entry.record) for entry in settlement.delivered])
-        size += sum([size_of(entry.record) for entry in settlement.dead_lettered])
-        size += sum([size_of(entry.record) for entry, _ in settlement.dropped])
         stored: list[int] = []
         dropped: list[int] = []
         if self._shelf is not None:
@@ -515,6 +512,10 @@ class Buffer:
             if self._sealed:
                 return False
             ledger = self._ledger
+            size = self._flying_bytes
+            if settlement.count != ledger.in_flight:
+                size = sum(map(total_size, (settlement.delivered, settlement.dead_lettered)))
+                size += total_size([entry for entry, _ in settlement.dropped])
             ledger.in_flight -= settlement.count
             ledger.delivered += len(settlement.delivered)
             ledger.dead_lettered += len(settlement.dead_lettered)

@@ -6,8 +6,10 @@ lock, under which all of this is called (buffer.py).
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 
 from streamll.delivery.outcome import Entry
 from streamll.models import CRITICAL, DEBUG, NORMAL, Record
@@ -24,6 +26,11 @@ _by_seq: Callable[[Entry], int] = lambda entry: entry.seq  # noqa: E731  # typed
 def size_of(record: Record) -> int:
     """The bytes a record is counted as."""
     return len(record.payload) + ENTRY_OVERHEAD
+
+
+def total_size(entries: Sequence[Entry]) -> int:
+    """The bytes that entries are counted as together."""
+    return sum([len(entry.record.payload) for entry in entries]) + len(entries) * ENTRY_OVERHEAD
 
 
 def rank_of(record: Record) -> int:
@@ -66,12 +73,10 @@ class Waiting:
             batch += [queue.popleft() for _ in range(min(max_events, len(queue)))]
         if len(filled) > 1:
             batch.sort(key=_by_seq)
-        end = total = 0
-        for entry in batch[:max_events]:
-            total += len(entry.record.payload)
-            if total > max_bytes and end:
-                break
-            end += 1
+        end = min(len(batch), max_events)
+        sizes = [len(entry.record.payload) for entry in batch[:end]]
+        if sum(sizes) > max_bytes:
+            end = max(1, bisect_right(list(accumulate(sizes)), max_bytes))
         for entry in reversed(batch[end:]):
             self.queues[rank_of(entry.record)].appendleft(entry)
         self.count -= end
