@@ -44,12 +44,14 @@ class Host:
     Attributes:
         latest: Its last report.
         emit: Durations of `emit`, of reports that nobody has taken yet.
+        held: The most that the buffers of all sinks held at one time, by their own count in bytes.
         wrong: What was wrong by its own reports.
     """
 
     def __init__(self, order: Order, command: Sequence[str] = APPLICATION) -> None:
         self.latest = Report()
         self.emit: deque[dict[int, int]] = deque()
+        self.held = 0
         self.wrong: list[str] = []
         self._said: list[str] = []
         self._process = subprocess.Popen(
@@ -127,6 +129,7 @@ class Host:
                 for name, sink in report.sinks.items()
                 if not sink.balanced and len(self.wrong) < 10
             ]
+            self.held = max(self.held, sum(sink.bytes_held for sink in report.sinks.values()))
             self.emit.append(report.emit)
             self.latest = report
 

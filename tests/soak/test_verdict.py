@@ -14,7 +14,7 @@ from streamll.views.audit import Audit
 from tests.soak.buckets import Buckets
 from tests.soak.lines import application_line, clock, sink_line
 from tests.soak.report import Order, Report, SinkReport, read_order, read_report, to_line
-from tests.soak.verdict import MIB, Memory, Read, judge
+from tests.soak.verdict import FILLING, FIRST, MIB, QUIET, SECOND, Memory, Read, judge
 
 SINK = SinkReport(
     offered=10,
@@ -158,17 +158,29 @@ def test_what_was_given_up_without_an_answer_may_have_arrived() -> None:
     assert account.verdict() == []
 
 
-def test_memory_may_grow_by_a_share_of_its_peak_in_the_warm_up() -> None:
-    memory = Memory(0.10)
-    for rss in (50 * MIB, 60 * MIB, 55 * MIB):
-        memory.see(rss, warming_up=True)
-    assert "warm-up" in str(memory)
-    memory.see(66 * MIB, warming_up=False)
-    assert memory.within
-    memory.see(50 * MIB, warming_up=False)
-    assert "-16.7% since the warm-up, peak 66.0, bound 66.0" in str(memory)
-    memory.see(66 * MIB + 1, warming_up=False)
+def test_memory_has_a_bound_at_any_moment() -> None:
+    memory = Memory(0.10, reserve=2 * MIB)
+    memory.see(40 * MIB, QUIET)
+    memory.held = 8 * MIB
+    memory.see(50 * MIB, FILLING)
+    assert str(memory) == "RSS 50.0 MiB (warm-up)"
+    memory.see(54 * MIB, FIRST)
+    memory.see(52 * MIB, FIRST)
+    assert str(memory) == "RSS 52.0 MiB (+4.0% since the warm-up; peak 54.0, bound 54.0; floor 52.0)"
+    assert memory.judge() == []
+    memory.see(55 * MIB, FIRST)
     assert not memory.within
+    assert "grew to 55.0 MiB, where 54.0 are allowed: 40.0 at first and 10%, 8.0 that" in memory.judge()[0]
+
+
+def test_memory_has_a_floor_that_must_not_rise() -> None:
+    memory = Memory(0.10, held=100 * MIB)
+    for rss, phase in ((40, QUIET), (60, FILLING), (60, FIRST), (50, FIRST), (80, SECOND), (55, SECOND)):
+        memory.see(rss * MIB, phase)
+    assert memory.judge() == []
+    assert "floor 50.0 and then 55.0" in str(memory)
+    memory.floors = 50 * MIB, 56 * MIB
+    assert "never less than 56.0 MiB in the second half, where it had 50.0" in memory.judge()[0]
 
 
 def test_buckets_are_no_wider_than_a_sixteenth() -> None:
@@ -194,7 +206,7 @@ def test_reports_and_orders_arrive_as_they_were() -> None:
 
 def test_lines_say_what_there_is() -> None:
     emit = Buckets({2000: 99, 9000: 1})
-    line = application_line(3661, emit, Memory(0.1, base=MIB, now=MIB))
+    line = application_line(3661, emit, Memory(0.1, now=MIB))
     assert line == "1:01:01 application: emit p50 2.1, p99 2.1, p99.9 9.5 us; RSS 1.0 MiB (warm-up)"
     line = sink_line("redis", replace(SINK, delivered=5), Buckets(), ["freeze"])
     for word in (

@@ -35,50 +35,90 @@ class Read:
     entries: int
 
 
+QUIET, FILLING, FIRST, SECOND = range(4)
+"""The phases of a soak: load before any buffer was full, the rest of the warm-up, and the halves of what comes then."""
+
+
 @dataclass
 class Memory:
-    """The memory of the application, and its bound.
+    """The resident memory of the application, in bytes, and its two bounds.
 
-    The warm-up fills every buffer once, so what the buffers may hold is part of its peak, `base`, already. From then on
-    nothing may need more than that, but for `growth` of it: what the allocators of Python and C lose by and by to
-    fragments, and what one event differs from another.
+    At any moment: what it had under load before any buffer was ever full, `growth` more, what the sinks' buffers have held
+    by their own count, and a reserve for batches on their way.
+
+    In the long run: the least that it had in the second half is not more than `growth` above the least of the first.
+    Whatever outages take for a while, and fragments keep of it, a leak lifts the floor.
 
     Attributes:
-        growth: The share of `base` by which the memory may grow.
-        base: The most that was in memory during the warm-up, in bytes.
+        growth: The share by which it may grow.
+        reserve: What batches need that are packed and sent.
+        held: The most that the buffers held.
+        quiet: The most before any buffer was full.
+        warm: The last measurement of the warm-up.
         peak: The most since then.
-        now: What is in memory now.
+        now: The last measurement.
+        floors: The least of either half; 0 when there is none.
     """
 
     growth: float
-    base: int = 0
+    reserve: int = 0
+    held: int = 0
+    quiet: int = 0
+    warm: int = 0
     peak: int = 0
     now: int = 0
+    floors: tuple[int, int] = (0, 0)
 
-    def see(self, rss: int, warming_up: bool) -> None:
+    def see(self, rss: int, phase: int) -> None:
         """Take a measurement in."""
         self.now = rss
-        if warming_up:
-            self.base = max(self.base, rss)
+        first, second = self.floors
+        if phase == QUIET:
+            self.quiet = max(self.quiet, rss)
+        if phase in (QUIET, FILLING):
+            self.warm = rss
         else:
             self.peak = max(self.peak, rss)
+        if phase == FIRST:
+            self.floors = min(first or rss, rss), second
+        elif phase == SECOND:
+            self.floors = first, min(second or rss, rss)
 
     @property
     def bound(self) -> int:
-        """What may be in memory, in bytes."""
-        return int(self.base * (1 + self.growth))
+        """What there may be at any moment."""
+        return int(self.quiet * (1 + self.growth)) + self.held + self.reserve
 
     @property
     def within(self) -> bool:
-        """Whether the bound holds so far."""
+        """Whether that holds so far."""
         return self.peak <= self.bound
+
+    def judge(self) -> Verdict:
+        """Say what is wrong at the end."""
+        verdict = Verdict()
+        verdict.hold(
+            self.within,
+            f"the application grew to {self.peak / MIB:.1f} MiB, where {self.bound / MIB:.1f} are allowed: "
+            f"{self.quiet / MIB:.1f} at first and {self.growth:.0%}, {self.held / MIB:.1f} that the buffers held, "
+            f"{self.reserve / MIB:.1f} for batches",
+        )
+        first, second = self.floors
+        verdict.hold(
+            not first or second <= first * (1 + self.growth),
+            f"the application has never less than {second / MIB:.1f} MiB in the second half, where it had "
+            f"{first / MIB:.1f} in the first: more than {self.growth:.0%} above",
+        )
+        return verdict
 
     def __str__(self) -> str:
         if not self.peak:
             return f"RSS {self.now / MIB:.1f} MiB (warm-up)"
+        first, second = self.floors
+        floor = f"{first / MIB:.1f}" + (f" and then {second / MIB:.1f}" if second else "")
         return (
-            f"RSS {self.now / MIB:.1f} MiB ({self.now / self.base - 1:+.1%} since the warm-up, "
-            f"peak {self.peak / MIB:.1f}, bound {self.bound / MIB:.1f})"
+            f"RSS {self.now / MIB:.1f} MiB ({self.now / self.warm - 1:+.1%} since the warm-up; "
+            f"peak {self.peak / MIB:.1f}, bound {self.bound / MIB:.1f}; floor {floor})"
         )
 
 
