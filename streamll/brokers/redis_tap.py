@@ -23,6 +23,9 @@ from streamll.runtime.fork import Descriptors, tell_after_fork
 _CONNECTING = (errno.EINPROGRESS, getattr(errno, "WSAEWOULDBLOCK", errno.EINPROGRESS))
 _HAS_KERNEL_TIMEOUTS = sys.platform in ("linux", "darwin")
 
+_ARMED_FOR = 0.05
+"""Seconds by which a batch whose answers trickle in may miss its deadline."""
+
 
 class Tap:
     """The socket under a redis-py connection: its deadlines, and its end at the hands of another thread.
@@ -44,6 +47,7 @@ class Tap:
         self._descriptors = Descriptors()
         self._pid = os.getpid()
         self._kernel = False
+        self._armed_at = 0.0
         self.interrupted = False
         self.deadline = 0.0
         self.socket: socket.socket | None = None
@@ -96,6 +100,7 @@ class Tap:
     def arm(self, deadline: float) -> None:
         """Let everything that happens on the socket from now on end at this instant."""
         self.deadline = deadline
+        self._armed_at = time.monotonic()
         if self.socket is None:
             return
         left = self._left()
@@ -122,6 +127,34 @@ class Tap:
             self.arm(self.deadline)
             if time.monotonic() >= self.deadline:
                 raise TimeoutError("not all of the batch was taken in time")
+
+    def arm_again(self) -> None:
+        """Keep the deadline of several reads: each may take what was left when this was done last.
+
+        Raises:
+            TimeoutError: It has passed.
+        """
+        now = time.monotonic()
+        if now - self._armed_at > _ARMED_FOR:
+            if now >= self.deadline:
+                raise TimeoutError("not all answers came in time")
+            self.arm(self.deadline)
+
+    def read(self, sock: socket.socket, size: int, whole: bool = False) -> bytes:
+        """Read what has come, at most so many bytes; nothing when the other side has closed.
+
+        Args:
+            sock: The socket.
+            size: The bytes.
+            whole: Wait for all of them, where the kernel can do that in one call; elsewhere fewer may come.
+
+        Raises:
+            OSError: When the connection breaks, or nothing comes before the deadline.
+        """
+        self.arm_again()
+        if whole and self._kernel:
+            return sock.recv(size, socket.MSG_WAITALL)
+        return sock.recv(size)
 
     def is_quiet(self) -> bool:
         """Whether nothing has come that nobody asked for, such as the end of the connection."""

@@ -21,7 +21,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from streamll.consumers.base_options import ConsumerOptions, ConsumerStats
-from streamll.consumers.received import Coming, Received, Ticket
+from streamll.consumers.received import Coming, Received, Sheaf, Ticket
 from streamll.consumers.seen import SeenNumbers
 from streamll.delivery.backoff import delays
 from streamll.errors import ConfigurationError, ConsumerError, FatalError, TransportError
@@ -372,7 +372,14 @@ class Consumer(Iterator[Received], AsyncIterator[Received]):
         ticket.settled = True
         if not self._settled:
             self._settled_since = time.monotonic()
-        self._settled.extend((token, rejected) for token in ticket.tokens)
+        for token in ticket.tokens:
+            if not isinstance(token, Sheaf):
+                self._settled.append((token, rejected))
+                continue
+            with self._under_way_lock:
+                is_whole = token.settle(rejected)
+            if is_whole:
+                self._settled.append((token.token, token.rejected))
 
     def _acks_are_due(self) -> bool:
         waiting = len(self._settled)

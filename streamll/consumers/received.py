@@ -32,12 +32,35 @@ class Coming(Enum):
     """Again, because whoever had it, perhaps we, did not acknowledge it for too long."""
 
 
+class Sheaf:
+    """Stands as token in the tickets of all events of one entry: the source hears of it when the last of them is settled.
+
+    Attributes:
+        token: The source's own name for the entry.
+        left: How many of its events are not settled yet.
+        rejected: Whether any of them was rejected, and so the entry is.
+    """
+
+    __slots__ = ("left", "rejected", "token")
+
+    def __init__(self, token: Any, count: int) -> None:
+        self.token = token
+        self.left = count
+        self.rejected = False
+
+    def settle(self, rejected: bool) -> bool:
+        """Take note of one event; returns whether it was the last."""
+        self.left -= 1
+        self.rejected = self.rejected or rejected
+        return self.left == 0
+
+
 class Ticket:
     """What a source needs to acknowledge an entry; shared by the item and by what remembers that it is under way.
 
     Attributes:
-        tokens: The source's own names for it: a Redis entry id, a session with a delivery tag. It has several when it came
-            again while it was under way.
+        tokens: The source's own names for it: a Redis entry id, a session with a delivery tag; a Sheaf where the entry
+            holds other events too. It has several when it came again while it was under way.
         identity: What the entry is known by when it comes again; None when that could not be told.
         coming: How it came.
         settle: What hears of `ack` and `reject`; set by the consumer.
@@ -65,7 +88,7 @@ class Received:
         producer: Who accepted the event: one id for each sink of each process; empty when the entry does not say.
         seq: The producer's number for it; 0 when the entry does not say.
         position: Where it is: a Redis entry id, a stream queue's offset, `offset@file` for a line of a file. Given as
-            `start`, reading goes on after it. A queue without positions has its delivery tag here, which only names it.
+            `start`, reading goes on after it: for events in a frame, before the last of it, with all of the frame. A queue without positions has its delivery tag here, which only names it.
         dead_letter: In a dead letter: why it is one.
         after_cut: Whether entries may have gone unread between the one before and this one; see ConsumerStats.cuts.
         ticket: For the consumer's use.
@@ -92,7 +115,8 @@ class Received:
         return self.ticket is not None and self.ticket.coming is not Coming.NEW
 
     def ack(self) -> None:
-        """Say that it is done with. The source hears of it when a later item is asked for, or at close.
+        """Say that it is done with. The source hears of it when a later item is asked for, or at close; of an entry that
+        holds many events, when all of them are.
 
         Needed with a Redis consumer group and with a RabbitMQ queue; without effect elsewhere, and when repeated.
         """

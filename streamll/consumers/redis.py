@@ -28,7 +28,7 @@ from streamll.brokers.redis_tap import Tap
 from streamll.brokers.redis_url import parse_redis_url
 from streamll.consumers.base import Consumer
 from streamll.consumers.base_options import BEGINNING, END, ConsumerOptions
-from streamll.consumers.received import Coming, Received, Ticket, read_event, read_note
+from streamll.consumers.received import Coming, Received, Sheaf, Ticket, read_event, read_note
 from streamll.delivery.outcome import Failure
 from streamll.errors import ConfigurationError, DecodeError, FatalError, TransportError, UnavailableError
 from streamll.options import MIB, SinkOptions, option
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("streamll.consumers")
 
 SINK_OPTIONS = frozenset(
-    {"name", "max_stream_length", "trim", "dead_letter_stream", "fence", "create_group", "wait_replicas"}
+    {"name", "max_stream_length", "trim", "dead_letter_stream", "fence", "framing", "create_group", "wait_replicas"}
 )
 """What only RedisSink can be told; its URL serves to read the stream back, so it is left out."""
 
@@ -50,6 +50,7 @@ _CLAIM_INTERVAL = 30.0
 _SHOWN_OF_STRANGE_ENTRY = 1024
 _LOOK_FOR_RECREATION = 1.0
 _FIRST = "0-0"
+_LAST_OF_A_MILLISECOND = 2**64 - 1
 _POSITION = re.compile(r"\d{1,20}(-\d{1,20})?", re.ASCII)
 
 
@@ -396,23 +397,32 @@ class _RedisSource:
         return max(1, min(self._options.page_size, int(_PAGE_BYTES / self._per_entry)))
 
     def _receive(self, entries: Sequence[Any], coming: Coming | None) -> list[Received]:
-        items = [self._item(entry, coming) for entry in entries if entry[1] is not None]
+        items = [item for entry in entries if entry[1] is not None for item in self._items(entry, coming)]
         if items:
-            self._per_entry = max(1.0, sum(len(item.payload) for item in items) / len(items))
+            self._per_entry = max(1.0, sum(len(item.payload) for item in items) / len(entries))
         return items
 
-    def _item(self, entry: Any, coming: Coming | None) -> Received:
+    def _items(self, entry: Any, coming: Coming | None) -> list[Received]:
+        """The event of an entry, or the events of its frame."""
         ident, flat = entry
         position = ident.decode()
-        ticket = None if coming is None else Ticket(ident, position, coming)
         try:
-            wire = decode_fields(flat)
+            found = decode_fields(flat)
         except DecodeError as error:
             fields = dict(zip(flat[::2], flat[1::2], strict=False))
             shown = fields.get(FIELD_EVENT) or b" ".join(b"%b=%b" % pair for pair in fields.items())
-            return Received(None, str(error), shown[:_SHOWN_OF_STRANGE_ENTRY], "", 0, position, ticket=ticket)
-        event, error_text = self._read(wire.payload, self._options.max_event_bytes)
-        return Received(event, error_text, wire.payload, wire.producer, wire.seq, position, wire.reason, ticket)
+            ticket = None if coming is None else Ticket(ident, position, coming)
+            return [Received(None, str(error), shown[:_SHOWN_OF_STRANGE_ENTRY], "", 0, position, ticket=ticket)]
+        last = len(found) - 1
+        token = Sheaf(ident, len(found)) if last else ident
+        items = []
+        for place, wire in enumerate(found):
+            event, error_text = self._read(wire.payload, self._options.max_event_bytes)
+            ticket = None if coming is None else Ticket(token, (position, place) if last else position, coming)
+            # Who goes on after any but the last event of a frame must get the frame again.
+            at = position if place == last else _before(position)
+            items.append(Received(event, error_text, wire.payload, wire.producer, wire.seq, at, wire.reason, ticket))
+        return items
 
 
 class _Refused(FatalError):
@@ -435,6 +445,12 @@ def _milliseconds(seconds: float) -> int:
 def _number(ident: str) -> tuple[int, int]:
     first, _, second = ident.partition("-")
     return int(first), int(second or 0)
+
+
+def _before(ident: str) -> str:
+    """The highest id below this one."""
+    first, second = _number(ident)
+    return f"{first}-{second - 1}" if second else f"{max(0, first - 1)}-{_LAST_OF_A_MILLISECOND if first else 0}"
 
 
 def _behind(ident: str) -> str:

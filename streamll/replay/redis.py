@@ -28,7 +28,8 @@ from streamll.delivery.outcome import BatchOutcome, Failure
 from streamll.errors import DecodeError, TransportError, UnavailableError
 from streamll.options import SinkOptions
 from streamll.replay.base import PAGE, PAGE_BYTES, Letter
-from streamll.wire.redis import Argument, Trim, decode_fields, keys_for, xadd_commands
+from streamll.wire.redis import Argument, decode_entry, keys_for
+from streamll.wire.redis_append import Items, Trim, xadd_commands
 
 _MARK_TTL = 24 * 3600.0
 """Seconds that the mark of a run that was broken off is kept."""
@@ -225,8 +226,7 @@ class RedisDestination:
 
     def _append(self, letter: Letter, reason: str = "") -> tuple[Argument, ...]:
         producer = letter.producer.encode("utf-8", "surrogateescape")
-        items: tuple[Argument, ...] = (letter.seq, letter.payload, reason.encode("utf-8", "surrogateescape"))
-        return xadd_commands(self._keys, producer, _UNTRIMMED, items)[0]
+        return xadd_commands(self._keys, producer, _UNTRIMMED, Items([letter.seq], [letter.payload], [reason]))[0]
 
     def _arming(self) -> tuple[tuple[Argument, ...], ...]:
         return (b"WATCH", self._mark), (b"GET", self._mark), (b"TYPE", self._keys.stream)
@@ -271,7 +271,7 @@ class RedisDestination:
 def _letter(ident: bytes, flat: Sequence[bytes]) -> Letter:
     identity = ident.decode()
     try:
-        entry = decode_fields(flat)
+        entry = decode_entry(dict(zip(flat[::2], flat[1::2], strict=False)))  # a dead letter stands alone
     except DecodeError as error:
         return Letter(ident, identity, b"", "", 0, "", str(error))
     return Letter(ident, identity, entry.payload, entry.producer, entry.seq, entry.reason)

@@ -18,7 +18,8 @@ from streamll.brokers.redis_url import RedisAddress
 from streamll.errors import FatalError, UnavailableError
 from streamll.sinks.base import Finding
 from streamll.sinks.redis_options import RedisOptions
-from streamll.wire.redis import Argument, Keys, Trim, keys_for, script_command
+from streamll.wire.redis import Argument, Keys, keys_for
+from streamll.wire.redis_append import Items, Trim, probing_commands, script_command
 
 OLDEST = (5, 0)
 """The first version with streams, and with scripts that may append to them."""
@@ -173,21 +174,25 @@ class _Look:
 
     def _ways(self) -> Iterator[Finding]:
         keys, wanted = self._keys, self._options.fence
-        probe = script_command(keys, _PROBE.encode(), 0, Trim(0), (), whole=True)
-        by_hash = script_command(keys, _PROBE.encode(), 0, Trim(0), ())
+        trying = probing_commands(keys)
+        tried = self._ask(*trying, (b"WATCH", keys.fence), (b"UNWATCH",))
+        refused = [self._trouble(reply) for reply in tried]
+        if refused[len(trying) - 1] is not None and refused[0] is None:
+            self._ask((b"DISCARD",))
+        transaction = next((found for found in refused[: len(trying) + 1] if found is not None), None)
+        probe = script_command(keys, _PROBE.encode(), 0, Trim(0), Items((), ()), whole=True)
+        by_hash = script_command(keys, _PROBE.encode(), 0, Trim(0), Items((), ()))
         scripted, hashed = (self._trouble(reply) for reply in self._ask(probe, by_hash))
         script = scripted or hashed
-        watched = self._ask((b"WATCH", keys.fence), (b"GET", keys.fence), (b"UNWATCH",), (b"MULTI",), (b"EXEC",))
-        transaction = next((found for found in map(self._trouble, watched) if found is not None), None)
-        if wanted != "transaction" and script is None:
-            yield Finding(_OK, "scripts are permitted: each batch is stored once, in one step")
-        elif script is not None and (wanted == "script" or (wanted == "auto" and script.code not in NOT_PERMITTED)):
-            yield Finding(_ERROR, f"batches cannot be fenced: {script.text}", _allow(keys))
-        elif transaction is not None:
+        if wanted != "script" and transaction is None:
+            yield Finding(_OK, "transactions are permitted: each batch is stored once, in one step")
+        elif wanted == "transaction" and transaction is not None:
             yield Finding(_ERROR, f"batches cannot be fenced: {transaction.text}", _allow(keys))
+        elif script is not None:
+            yield Finding(_ERROR, f"batches cannot be fenced: {script.text}", _allow(keys))
         else:
-            why = "" if wanted == "transaction" else ", since scripts are not permitted"
-            yield Finding(_OK, f"each batch is stored once, by a transaction{why}")
+            why = "" if wanted == "script" else ", since transactions are not permitted"
+            yield Finding(_OK, f"each batch is stored once, by a script{why}")
 
     def _memory(self, info: Mapping[str, str]) -> Iterator[Finding]:
         policy = info.get("maxmemory_policy", "noeviction")
@@ -258,7 +263,7 @@ def _allow(keys: Keys) -> str:
     """The ACL rules that a sink needs."""
     patterns: Iterable[bytes] = (keys.stream, keys.fence.removesuffix(_PROBE.encode()) + b"*", keys.dead_letters)
     rules = " ".join(f"~{pattern.decode('utf-8', 'backslashreplace')}" for pattern in patterns)
-    return f"ACL SETUSER <user> {rules} +xadd +get +set +pexpire +eval +evalsha (or +watch +multi +exec +type)"
+    return f"ACL SETUSER <user> {rules} +xadd +get +set +pexpire +watch +multi +exec +type (or +eval +evalsha)"
 
 
 def _groups(reply: Reply) -> str:

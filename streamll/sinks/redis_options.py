@@ -7,6 +7,8 @@ from typing import ClassVar
 
 from streamll.options import OptionSet, option
 
+SINGLE, BATCH = "single", "batch"
+
 
 @dataclass(frozen=True)
 class RedisOptions(OptionSet):
@@ -17,7 +19,7 @@ class RedisOptions(OptionSet):
     stream: str = option("streamll", "The key of the stream that events are appended to.")
     max_stream_length: int = option(
         1_000_000,
-        "Entries that the stream and its dead letters are each trimmed to; 0: never.",
+        "Entries that the stream and its dead letters are each trimmed to (see framing); 0: never.",
         at_least=0,
         unit="entries",
     )
@@ -31,9 +33,16 @@ class RedisOptions(OptionSet):
     )
     fence: str = option(
         "auto",
-        "How a batch is kept from being stored twice: by a script, or by a transaction guarded by WATCH, which servers "
-        "without scripts permit; auto: by script where the server permits it.",
+        "How a batch is kept from being stored twice: by a transaction guarded by WATCH, or by a script, which costs the "
+        "server half as much again; auto: by a transaction where the server permits it, else by a script.",
         choices=("auto", "script", "transaction"),
+    )
+    framing: str = option(
+        "single",
+        "Whether each event is an entry of the stream, or many share one (batch): several times the rate and a fraction "
+        "of the memory, but other readers than streamll's must unpack it, a group's member acknowledges all of them or "
+        "none, and max_stream_length counts entries, whatever is in them.",
+        choices=(SINGLE, BATCH),
     )
     create_group: str = option("", "A consumer group to create, which reads the stream from its start; empty: none.")
     wait_replicas: int = option(

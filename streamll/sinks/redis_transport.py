@@ -17,9 +17,11 @@ from streamll.brokers.redis_tap import Tap
 from streamll.delivery.outcome import BatchOutcome, Entry, Failure
 from streamll.errors import TransportError
 from streamll.runtime.fork import whole_import
+from streamll.sinks.redis_batch import Batch
 from streamll.sinks.redis_fence import Fence, Progress, ScriptFence, Target, TransactionFence
-from streamll.sinks.redis_options import RedisOptions
-from streamll.wire.redis import FENCE_TTL, STOPPED_FENCE_TTL, Argument, Keys, Trim
+from streamll.sinks.redis_options import BATCH, RedisOptions
+from streamll.wire.redis import FENCE_TTL, STOPPED_FENCE_TTL, Argument, Keys
+from streamll.wire.redis_append import Trim
 
 _LOOK_AFTER = 1.0
 """Seconds without a batch after which the connection is looked at before it is used: is it still there?"""
@@ -55,7 +57,7 @@ class RedisTransport:
         self._tap = Tap()
         self._connection: RedisConnection | None = None
         self._pid = os.getpid()
-        self._fence: Fence = (TransactionFence if options.fence == "transaction" else ScriptFence)(self._target)
+        self._fence: Fence = (ScriptFence if options.fence == "script" else TransactionFence)(self._target)
         self._after = 0
         self._used = 0.0
         self._fenced = 0.0
@@ -95,22 +97,14 @@ class RedisTransport:
             return BatchOutcome(Failure.UNAVAILABLE, sent=False, error="not connected")
         if not batch:
             return BatchOutcome()
-        items: list[Argument] = [
-            argument
-            for entry in batch
-            for argument in (
-                entry.seq,
-                entry.record.payload,
-                entry.dead_letter and entry.dead_letter.encode("utf-8", "replace"),
-            )
-        ]
+        framed = Batch(batch, self._options.framing == BATCH)
         if time.monotonic() - self._fenced > FENCE_TTL * 0.9:
             # The fence has outlived itself, or is about to: that it is gone does not mean that events are lost.
             self._after = 0
-        progress = self._fence.append(connection, items, self._after, deadline)
-        if self._options.fence == "auto" and isinstance(self._fence, ScriptFence) and _not_permitted(progress):
-            other = TransactionFence(self._target)
-            otherwise = other.append(connection, items, self._after, deadline)
+        progress = self._fence.append(connection, framed, self._after, deadline)
+        if self._options.fence == "auto" and _not_permitted(progress):
+            other = _other_than(self._fence, self._target)
+            otherwise = other.append(connection, framed, self._after, deadline)
             if not _not_permitted(otherwise):
                 self._fence, progress = other, otherwise
         self._after = progress.after
@@ -162,6 +156,10 @@ class RedisTransport:
             self._connection.close()
             self._connection = None
         self._tap.reset()
+
+
+def _other_than(fence: Fence, target: Target) -> Fence:
+    return ScriptFence(target) if isinstance(fence, TransactionFence) else TransactionFence(target)
 
 
 def _not_permitted(progress: Progress) -> bool:

@@ -1,7 +1,7 @@
 """How an event travels through Redis Streams: fields, key names, the fence; and how a reader gets it back.
 
-What belongs here: what a writer and a reader of Redis share, as pure functions. What does not: sockets and replies
-(sinks/), or how an entry reached the reader (consumers/).
+What belongs here: what a writer and a reader of Redis share, as pure functions. What does not: how entries are appended
+(redis_append.py), sockets and replies (sinks/), or how an entry reached the reader (consumers/).
 
 Version 1, one stream entry an event:
 
@@ -10,7 +10,12 @@ Version 1, one stream entry an event:
     seq        the producer's number for it
     reason     in a dead letter only: why it is one
 
-A field `events` is reserved for many events in one entry; a reader of version 1 refuses it.
+or many, with consecutive numbers:
+
+    events     a frame of them (frame.py)
+    producer   as above
+    seq        the number of the first
+    count      how many they are
 
 The fence is a key beside the stream, one for each producer: the highest number of that producer that is in the stream.
 Whoever appends moves it in the same step and leaves out what is not above it, so a batch that is sent again, or whose
@@ -22,16 +27,18 @@ from __future__ import annotations
 import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from typing import Any
 
 from streamll.errors import ConfigurationError, DecodeError
 from streamll.wire.entry import WireEntry
+from streamll.wire.frame import unpack
 
 FIELD_EVENT = b"event"
 FIELD_PRODUCER = b"producer"
 FIELD_SEQ = b"seq"
 FIELD_REASON = b"reason"
-_RESERVED_FRAMING_FIELD = b"events"
+FIELD_EVENTS = b"events"
+FIELD_COUNT = b"count"
 
 FENCE_TTL = 30 * 24 * 3600.0
 """Seconds that a fence outlives its last batch: longer than what a dead process left on disk waits to be delivered."""
@@ -40,78 +47,6 @@ STOPPED_FENCE_TTL = 60.0
 
 SLOTS = 16_384
 """The hash slots of a Redis Cluster."""
-
-STEP = 3
-"""Arguments of the script for each entry: its number, its bytes, and why it is a dead letter (empty: it is none)."""
-
-BEHIND = b"BEHIND"
-"""What the script answers when the number that must precede the batch is not there."""
-
-FENCE_SCRIPT = b"""\
-local stream, fence, dead_letters = KEYS[1], KEYS[2], KEYS[3]
-local producer, after, trim, limit, ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5]
-local first = 6
-local stored = redis.call('GET', fence) or '0'
-local at = tonumber(stored)
-if not at then return {0, 'WRONGTYPE the fence holds no number'} end
-if at < after then return {at, 'BEHIND'} end
-if #ARGV < first then return {at} end
-
--- The fence moves first, so that a user who may not write it, or a full memory, stops us before anything is in the
--- stream. It is written even when nothing is new: that renews its time, and gives WAIT a write to wait for.
-local last = ARGV[#ARGV - 2]
-if tonumber(last) <= at then
-  redis.call('SET', fence, stored, 'PX', ttl)
-  return {at}
-end
-redis.call('SET', fence, last, 'PX', ttl)
-
-local trims = 0
-if limit ~= '0' then
-  for i = #ARGV - 2, first, -3 do
-    if ARGV[i + 2] == '' then trims = i break end
-  end
-end
-local done = stored
-for i = first, #ARGV, 3 do
-  local seq = ARGV[i]
-  if tonumber(seq) > at then
-    local reply
-    if i == trims then
-      reply = redis.pcall('XADD', stream, 'MAXLEN', trim, limit, '*',
-                          'event', ARGV[i + 1], 'producer', producer, 'seq', seq)
-    elseif ARGV[i + 2] == '' then
-      reply = redis.pcall('XADD', stream, '*', 'event', ARGV[i + 1], 'producer', producer, 'seq', seq)
-    elseif limit == '0' then
-      reply = redis.pcall('XADD', dead_letters, '*',
-                          'event', ARGV[i + 1], 'producer', producer, 'seq', seq, 'reason', ARGV[i + 2])
-    else
-      reply = redis.pcall('XADD', dead_letters, 'MAXLEN', '~', limit, '*',
-                          'event', ARGV[i + 1], 'producer', producer, 'seq', seq, 'reason', ARGV[i + 2])
-    end
-    if type(reply) == 'table' and reply.err then
-      redis.call('SET', fence, done, 'PX', ttl)
-      return {tonumber(done), reply.err}
-    end
-    done = seq
-  end
-end
-return {tonumber(done)}
-"""
-"""KEYS: stream, fence, dead-letter stream. ARGV: producer, the number that must precede, `~` or `=`, the longest
-stream (0: any), the fence's life in milliseconds, then STEP arguments for each entry, in the order of their numbers.
-
-Answers the fence as it is now and, when it stopped early, why: BEHIND or the error of the XADD that failed.
-"""
-
-
-@cache
-def fence_script_sha() -> bytes:
-    """The name under which a server keeps the script."""
-    from hashlib import sha1  # only a writer needs it, and it takes three milliseconds to import
-
-    return sha1(FENCE_SCRIPT, usedforsecurity=False).hexdigest().encode()
-
 
 Argument = bytes | str | int
 
@@ -123,19 +58,6 @@ class Keys:
     stream: bytes
     fence: bytes
     dead_letters: bytes
-
-
-@dataclass(frozen=True)
-class Trim:
-    """How long a stream may get: `limit` entries (0: any length), approximately unless `exact`."""
-
-    limit: int
-    exact: bool = False
-
-    @property
-    def sign(self) -> bytes:
-        """The word of Redis for it."""
-        return b"=" if self.exact else b"~"
 
 
 def hash_slot(key: bytes) -> int:
@@ -187,60 +109,31 @@ def keys_for(stream: str, producer: str, dead_letters: str = "", cluster: bool =
     return Keys(name, fence, other)
 
 
-def script_command(
-    keys: Keys, producer: bytes, after: int, trim: Trim, items: Sequence[Argument], whole: bool = False
-) -> tuple[Argument, ...]:
-    """Build the command that appends entries by the script.
-
-    Args:
-        keys: Where to.
-        producer: The producer's id.
-        after: The number that must precede the entries.
-        trim: How long the stream may get.
-        items: STEP arguments for each entry, in the order of their numbers.
-        whole: Send the script itself, which makes the server remember it, instead of its hash.
-    """
-    head = (b"EVAL", FENCE_SCRIPT) if whole else (b"EVALSHA", fence_script_sha())
-    ttl = int(FENCE_TTL * 1000)
-    return (*head, 3, keys.stream, keys.fence, keys.dead_letters, producer, after, trim.sign, trim.limit, ttl, *items)
-
-
-def xadd_commands(keys: Keys, producer: bytes, trim: Trim, items: Sequence[Argument]) -> list[tuple[Argument, ...]]:
-    """Build the XADD of each entry, for the way without a script; arguments as in `script_command`."""
-    commands: list[tuple[Argument, ...]] = []
-    for seq, payload, reason in zip(items[0::STEP], items[1::STEP], items[2::STEP], strict=True):
-        fields = (FIELD_EVENT, payload, FIELD_PRODUCER, producer, FIELD_SEQ, seq)
-        if not reason:
-            commands.append((b"XADD", keys.stream, b"*", *fields))
-        elif not trim.limit:
-            commands.append((b"XADD", keys.dead_letters, b"*", *fields, FIELD_REASON, reason))
-        else:
-            limit = (b"MAXLEN", b"~", trim.limit)
-            commands.append((b"XADD", keys.dead_letters, *limit, b"*", *fields, FIELD_REASON, reason))
-    if trim.limit:
-        for place in range(len(commands) - 1, -1, -1):
-            if not items[place * STEP + 2]:
-                name, key, *rest = commands[place]
-                commands[place] = (name, key, b"MAXLEN", trim.sign, trim.limit, *rest)
-                break
-    return commands
-
-
-def fence_command(keys: Keys, seq: int) -> tuple[Argument, ...]:
-    """Build the command that puts the fence at a number."""
-    return (b"SET", keys.fence, seq, b"PX", int(FENCE_TTL * 1000))
-
-
-def decode_fields(flat: Sequence[bytes]) -> WireEntry:
-    """Read a stream entry as the server gives it: names and values in turn; raises as `decode_entry`."""
+def decode_fields(flat: Sequence[bytes]) -> Sequence[WireEntry]:
+    """Read a stream entry as the server gives it: names and values in turn; raises as `decode_entries`."""
     # What a sink writes is read without a detour: this is most of what reading an entry costs.
     if len(flat) == 6 and flat[0] == FIELD_EVENT and flat[2] == FIELD_PRODUCER and flat[4] == FIELD_SEQ:
-        return WireEntry(flat[1], _as_text(flat[3]), _as_number(flat[5]))
-    return decode_entry(dict(zip(flat[::2], flat[1::2], strict=False)))
+        return (WireEntry(flat[1], _as_text(flat[3]), _as_number(flat[5])),)
+    return decode_entries(dict(zip(flat[::2], flat[1::2], strict=False)))
 
 
-def decode_entry(fields: Mapping[bytes | str, bytes | str]) -> WireEntry:
-    """Read the fields of a stream entry, whether the client decoded them or not.
+def decode_entries(fields: Mapping[Any, bytes | str]) -> Sequence[WireEntry]:
+    """Read the fields of a stream entry, whether the client decoded them or not: its event, or all of its frame.
+
+    Raises:
+        DecodeError: When there is no event in it, a number is none, or its frame is not what it says.
+    """
+    raw = {_as_bytes(name): value for name, value in fields.items()}
+    if FIELD_EVENT in raw or FIELD_EVENTS not in raw:
+        return (decode_entry(raw),)
+    first = _as_number(raw.get(FIELD_SEQ, b""))
+    payloads = unpack(_as_bytes(raw[FIELD_EVENTS]), _as_number(raw.get(FIELD_COUNT, b""), FIELD_COUNT))
+    producer = _as_text(raw.get(FIELD_PRODUCER, b""))
+    return [WireEntry(payload, producer, first + place) for place, payload in enumerate(payloads)]
+
+
+def decode_entry(fields: Mapping[Any, bytes | str]) -> WireEntry:
+    """Read the fields of a stream entry that holds one event, whether the client decoded them or not.
 
     Raises:
         DecodeError: When there is no event in it, or its number is none.
@@ -248,8 +141,8 @@ def decode_entry(fields: Mapping[bytes | str, bytes | str]) -> WireEntry:
     raw = {_as_bytes(name): value for name, value in fields.items()}
     payload = raw.get(FIELD_EVENT)
     if payload is None:
-        if _RESERVED_FRAMING_FIELD in raw:
-            raise DecodeError("the entry holds many events (field `events`): a newer version of streamll wrote it")
+        if FIELD_EVENTS in raw:
+            raise DecodeError("the entry holds many events (field `events`)")
         raise DecodeError("the entry has no field `event`: streamll did not write it")
     return WireEntry(
         payload=_as_bytes(payload),
@@ -267,9 +160,9 @@ def _as_text(value: bytes | str) -> str:
     return value if isinstance(value, str) else value.decode("utf-8", "backslashreplace")
 
 
-def _as_number(value: bytes | str) -> int:
+def _as_number(value: bytes | str, field: bytes = FIELD_SEQ) -> int:
     text = _as_text(value)
     # Longer than any number that is given out; int() itself refuses only thousands of digits.
     if not (text.isascii() and text.isdigit() and len(text) <= 20):
-        raise DecodeError(f"the field `seq` is not a number: {text[:40]!r}")
+        raise DecodeError(f"the field `{field.decode()}` is not a number: {text[:40]!r}")
     return int(text)

@@ -292,6 +292,36 @@ def test_the_least_that_a_user_needs(server: RedisServer, client: Any, way: str)
     sender.close(clean=True)
 
 
+@pytest.mark.parametrize("missing", ["watch", "multi", "exec", "@transaction"])
+def test_without_transactions_it_goes_by_script(server: RedisServer, client: Any, missing: str) -> None:
+    add_user(client, "~*", "+@all", f"-{missing}")
+    sender = opened(user_url(server))
+    for first in (1, 601):
+        for outcome in deliver(sender, entries(first, first + 699)):
+            assert outcome.failure in (None, Failure.UNAVAILABLE)
+    assert stored(client) == numbers(1, 1300)
+    sender.close(clean=False)
+
+
+@pytest.mark.parametrize("missing", ["watch", "multi", "exec", "@transaction"])
+def test_nothing_goes_unfenced_where_a_part_of_a_transaction_is_not_permitted(
+    server: RedisServer, client: Any, missing: str
+) -> None:
+    add_user(client, "~*", "+@all", f"-{missing}")
+    sender = opened(user_url(server), fence="transaction")
+    outcome = sender.send(entries(1, 5), soon())
+    assert outcome.failure is Failure.FATAL
+    assert "see its ACL" in outcome.error
+    assert client.exists("events", keys_for("events", PRODUCER).fence) == 0
+
+
+def test_without_the_commands_of_transactions_it_goes_by_script(own_redis: OwnRedis) -> None:
+    server = own_redis(rename_command=['MULTI ""'])
+    deliver(opened(server.url), entries(1, 50))
+    with server.client() as client:
+        assert stored(client) == numbers(1, 50)
+
+
 def test_without_scripts_it_goes_by_transaction(server: RedisServer, client: Any) -> None:
     add_user(client, "~*", "+@all", "-@scripting")
     sender = opened(user_url(server))
@@ -326,13 +356,14 @@ def test_a_script_that_only_exists_by_hash_is_not_permitted(server: RedisServer,
     assert stored(client) == numbers(1, 5)
 
 
-def test_a_user_who_may_use_neither_way_and_then_one(server: RedisServer, client: Any) -> None:
+@pytest.mark.parametrize("then", [("-@transaction",), ("-@scripting",)])
+def test_a_user_who_may_use_neither_way_and_then_one(server: RedisServer, client: Any, then: tuple[str, ...]) -> None:
     add_user(client, "~*", "+@all", "-@scripting", "-@transaction")
     sender = opened(user_url(server))
     outcome = sender.send(entries(1, 5), soon())
     assert outcome.failure is Failure.FATAL
-    assert "evalsha" in outcome.error
-    add_user(client, "~*", "+@all", "-@transaction")
+    assert "multi" in outcome.error
+    add_user(client, "~*", "+@all", *then)
     deliver(sender, entries(1, 5))
     assert stored(client) == numbers(1, 5)
 

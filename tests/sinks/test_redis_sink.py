@@ -218,7 +218,7 @@ def test_a_good_server(own_redis: OwnRedis) -> None:
         f"Redis {version}",
         "app does not exist yet",
         "may append to app",
-        "scripts are permitted",
+        "transactions are permitted",
         "noeviction",
         "on disk before it is acknowledged",
     ):
@@ -282,18 +282,20 @@ def test_a_key_of_another_kind(server: RedisServer) -> None:
     assert "the key app exists and is a list" in texts(checked(server), "error")
 
 
-def test_a_user_without_scripts(server: RedisServer) -> None:
+def test_a_user_without_transactions(server: RedisServer) -> None:
     with server.client() as client:
-        client.execute_command("ACL", "SETUSER", "app", "on", ">pw", "~*", "+@all", "-@scripting")
-    assert "by a transaction, since scripts are not permitted" in texts(checked(server, user="app:pw@"), "ok")
-    refused = texts(checked(server, "stream=app&fence=script", user="app:pw@"), "error")
+        for missing in ("@transaction", "exec"):
+            client.execute_command("ACL", "SETUSER", "app", "reset", "on", ">pw", "~*", "+@all", f"-{missing}")
+            found = texts(checked(server, user="app:pw@"), "ok")
+            assert "by a script, since transactions are not permitted" in found
+    refused = texts(checked(server, "stream=app&fence=transaction", user="app:pw@"), "error")
     assert "batches cannot be fenced: NOPERM" in refused
-    assert "+evalsha" in refused
-    assert "by a transaction" in texts(checked(server, "stream=app&fence=transaction", user="app:pw@"), "ok")
+    assert "+multi" in refused
+    assert "stored once, by a script" in texts(checked(server, "stream=app&fence=script", user="app:pw@"), "ok")
     with server.client() as client:
-        client.execute_command("ACL", "SETUSER", "app", "-@transaction")
+        client.execute_command("ACL", "SETUSER", "app", "-@scripting")
     assert "batches cannot be fenced" in texts(checked(server, user="app:pw@"), "error")
-    assert "batches cannot be fenced" in texts(checked(server, "fence=transaction", user="app:pw@"), "error")
+    assert "batches cannot be fenced" in texts(checked(server, "fence=script", user="app:pw@"), "error")
 
 
 def test_a_user_who_may_do_little(server: RedisServer) -> None:
@@ -370,7 +372,7 @@ def test_a_cluster(own_redis: OwnRedis) -> None:
     node = own_redis(cluster=True, appendonly="yes")
     findings = RedisSink.check_url(node.url.replace("redis://", "redis+cluster://"))
     assert not texts(findings, "error")
-    assert "scripts are permitted" in texts(findings)
+    assert "transactions are permitted" in texts(findings)
     # The same node as if it were no cluster: the dead letters are in another slot.
     findings = RedisSink.check_url(node.url)
     assert "use redis+cluster://" in texts(findings, "warning")

@@ -13,7 +13,8 @@ import redis
 from streamll.delivery.outcome import Failure
 from streamll.errors import UnavailableError
 from streamll.testing.proxy import TO_CLIENT, TO_SERVER, FaultProxy
-from streamll.wire.redis import FENCE_TTL, fence_script_sha, keys_for
+from streamll.wire.redis import FENCE_TTL, keys_for
+from streamll.wire.redis_append import fence_script_sha
 from tests.fixtures.redis import RedisEndpoint, RedisServer
 from tests.fixtures.waiting import wait_until
 from tests.sinks.redis_tools import (
@@ -185,7 +186,7 @@ def test_cut_at_many_places_inside_a_batch(
 
 
 def test_a_batch_whose_chunks_were_partly_answered(server: RedisServer, client: redis.Redis, proxy: FaultProxy) -> None:
-    sender = opened(through(proxy))
+    sender = opened(through(proxy), fence="script")
     sender.send(entries(1001, 1010), soon())
     before = proxy.passed[TO_CLIENT]
     sender.send(entries(1011, 3010), soon())

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -24,7 +24,7 @@ from streamll.views.notes import read_closing, read_gap
 from streamll.wire.entry import WireEntry
 from streamll.wire.file import dead_letter_line, event_line
 from streamll.wire.rabbitmq import decode_message
-from streamll.wire.redis import decode_entry, decode_fields
+from streamll.wire.redis import decode_entries, decode_entry, decode_fields
 
 NAMES = st.sampled_from([b"event", b"producer", b"seq", b"reason", b"events", "event", "seq", b"", b"\xff", "\udcff"])
 NUMBERS = st.sampled_from(
@@ -81,13 +81,15 @@ def check(entry: WireEntry) -> None:
 
 @given(st.lists(st.one_of(NAMES, TEXTS), max_size=12), st.lists(st.tuples(NAMES, TEXTS), max_size=6))
 def test_the_fields_of_a_redis_entry(flat: list[Any], pairs: list[tuple[Any, Any]]) -> None:
-    reads: list[Callable[[], WireEntry]] = [
+    reads: list[Callable[[], Sequence[WireEntry]]] = [
         lambda: decode_fields([item for item in flat if isinstance(item, bytes)]),
-        lambda: decode_entry(dict(pairs)),
+        lambda: decode_entries(dict(pairs)),
+        lambda: [decode_entry(dict(pairs))],
     ]
     for read in reads:
         try:
-            check(read())
+            for entry in read():
+                check(entry)
         except DecodeError as error:
             said(error)
 
@@ -99,7 +101,8 @@ def test_the_fields_of_a_redis_entry(flat: list[Any], pairs: list[tuple[Any, Any
 )
 def test_what_looks_like_a_sinks_own_entry(payload: list[bytes], producer: bytes, seq: bytes) -> None:
     try:
-        check(decode_fields([b"event", b"".join(payload), b"producer", producer, b"seq", seq]))
+        (entry,) = decode_fields([b"event", b"".join(payload), b"producer", producer, b"seq", seq])
+        check(entry)
     except DecodeError as error:
         said(error, "seq")
 

@@ -1,10 +1,10 @@
-"""The wire format of Redis: keys in one slot, commands as they should be, entries read back from whatever a client gives."""
+"""The wire format of Redis: keys in one slot, and entries read back from whatever a client gives."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,22 +12,19 @@ from hypothesis import strategies as st
 
 from streamll.errors import ConfigurationError, DecodeError
 from streamll.wire.entry import WireEntry
+from streamll.wire.frame import pack
 from streamll.wire.redis import (
-    FENCE_SCRIPT,
-    STEP,
     Argument,
     Keys,
-    Trim,
+    decode_entries,
     decode_entry,
     decode_fields,
-    fence_command,
-    fence_script_sha,
     hash_slot,
     keys_for,
-    script_command,
-    xadd_commands,
 )
+from streamll.wire.redis_append import Items, Trim, xadd_commands
 
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 KEYS = Keys(b"events", b"{events}:fence:p", b"events:dead-letter")
 
 
@@ -89,74 +86,60 @@ def test_a_dead_letter_stream_of_ones_own() -> None:
         keys_for("events", "p", "events")
 
 
-def test_the_script_is_known_by_the_hash_that_redis_gives_it() -> None:
-    assert hashlib.sha1(FENCE_SCRIPT).hexdigest().encode() == fence_script_sha()
-
-
-def test_the_command_of_the_script() -> None:
-    items: list[Argument] = [7, b"seven", "", 8, b"eight", b"bad"]
-    command = script_command(KEYS, b"p", 6, Trim(1000), items)
-    assert command[:3] == (b"EVALSHA", fence_script_sha(), 3)
-    assert command[3:6] == (KEYS.stream, KEYS.fence, KEYS.dead_letters)
-    assert command[6:] == (b"p", 6, b"~", 1000, 2_592_000_000, *items)
-    assert script_command(KEYS, b"p", 6, Trim(0, exact=True), items, whole=True)[:2] == (b"EVAL", FENCE_SCRIPT)
-
-
-def test_the_commands_of_the_transaction() -> None:
-    items: list[Argument] = [7, b"seven", "", 8, b"eight", "", 9, b"nine", b"bad"]
-    fields = [(b"event", b"seven", b"producer", b"p", b"seq", 7), (b"event", b"eight", b"producer", b"p", b"seq", 8)]
-    letter = (b"event", b"nine", b"producer", b"p", b"seq", 9, b"reason", b"bad")
-    assert xadd_commands(KEYS, b"p", Trim(0), items) == [
-        (b"XADD", b"events", b"*", *fields[0]),
-        (b"XADD", b"events", b"*", *fields[1]),
-        (b"XADD", b"events:dead-letter", b"*", *letter),
-    ]
-    # Only the last entry of the stream trims it, so that it is done once.
-    assert xadd_commands(KEYS, b"p", Trim(50, exact=True), items) == [
-        (b"XADD", b"events", b"*", *fields[0]),
-        (b"XADD", b"events", b"MAXLEN", b"=", 50, b"*", *fields[1]),
-        (b"XADD", b"events:dead-letter", b"MAXLEN", b"~", 50, b"*", *letter),
-    ]
-    assert xadd_commands(KEYS, b"p", Trim(50), items[6:]) == [
-        (b"XADD", b"events:dead-letter", b"MAXLEN", b"~", 50, b"*", *letter)
-    ]
-    assert fence_command(KEYS, 9) == (b"SET", KEYS.fence, 9, b"PX", 2_592_000_000)
-
-
 @given(
     payload=st.binary(max_size=200),
-    producer=st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+    producer=TEXTS,
     seq=st.integers(0, 2**53),
-    reason=st.text(st.characters(exclude_categories=["Cs"]), max_size=50),
+    reason=TEXTS,
     decoded=st.booleans(),
 )
-def test_what_is_packed_is_read_back(payload: bytes, producer: str, seq: int, reason: str, decoded: bool) -> None:
-    items: list[Argument] = [seq, payload, reason.encode()]
+def test_what_is_appended_is_read_back(payload: bytes, producer: str, seq: int, reason: str, decoded: bool) -> None:
+    items = Items([seq], [payload], [reason])
     (command,) = xadd_commands(KEYS, producer.encode(), Trim(0), items)
-    flat = [str(word).encode() if isinstance(word, int) else word for word in command[3:]]
-    fields: dict[bytes | str, bytes | str] = {}
-    for name, value in zip(flat[0::2], flat[1::2], strict=True):
-        assert isinstance(name, bytes)
-        assert isinstance(value, bytes)
-        # A client that decodes responses gives text instead.
-        if decoded:
-            fields[name.decode()] = value.decode("utf-8", "surrogateescape")
-        else:
-            fields[name] = value
-    entry = decode_entry(fields)
+    entry = decode_entry(fields_of(command, decoded))
     assert (entry.payload, entry.producer, entry.seq, entry.reason) == (payload, producer, seq, reason)
 
 
-@given(st.lists(st.tuples(st.integers(1, 99), st.binary(max_size=5), st.sampled_from(["", b"bad"])), max_size=20))
-def test_every_entry_becomes_one_command(entries: list[tuple[int, bytes, str | bytes]]) -> None:
-    items: list[Argument] = [argument for entry in entries for argument in entry]
-    commands = xadd_commands(KEYS, b"p", Trim(10), items)
-    assert len(commands) == len(items) // STEP
-    assert [command[1] for command in commands] == [
-        KEYS.dead_letters if reason else KEYS.stream for _, _, reason in entries
-    ]
-    trimming = [command for command in commands if b"MAXLEN" in command and command[1] == KEYS.stream]
-    assert len(trimming) == (1 if any(not reason for _, _, reason in entries) else 0)
+@given(st.lists(st.binary(max_size=30), min_size=2, max_size=20), TEXTS, st.integers(1, 2**53), st.booleans())
+def test_a_frame_that_is_appended_is_read_back(payloads: list[bytes], producer: str, first: int, decoded: bool) -> None:
+    items = Items([first], [pack(payloads)], counts=[len(payloads)])
+    (command,) = xadd_commands(KEYS, producer.encode(), Trim(0), items)
+    fields = fields_of(command, decoded)
+    read = decode_entries(fields)
+    assert read == [WireEntry(payload, producer, first + place) for place, payload in enumerate(payloads)]
+    assert read == decode_fields([part for pair in fields_of(command, False).items() for part in pair])
+    with pytest.raises(DecodeError, match="many events"):
+        decode_entry(fields)
+
+
+def fields_of(command: tuple[Argument, ...], decoded: bool) -> dict[Any, Any]:
+    """The fields that an XADD without MAXLEN gives an entry; a client that decodes responses gives text."""
+    flat = [str(word).encode() if isinstance(word, int) else word for word in command[3:]]
+    words = [word.decode("utf-8", "surrogateescape") if decoded and isinstance(word, bytes) else word for word in flat]
+    return dict(zip(words[0::2], words[1::2], strict=True))
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {b"count": b"3"},
+        {b"count": b"0"},
+        {b"count": b"-2"},
+        {b"count": b""},
+        {b"seq": b"x"},
+        {b"events": b""},
+        {b"events": b"\x92\xc4\x01a"},
+        {b"events": b"\xdd\xff\xff\xff\xff", b"count": b"4294967295"},
+    ],
+)
+def test_a_frame_that_cannot_be_read(lie: dict[bytes, bytes]) -> None:
+    fields = {b"events": pack([b"a", b"b"]), b"producer": b"p", b"seq": b"7", b"count": b"2"}
+    assert [entry.seq for entry in decode_entries(fields)] == [7, 8]
+    with pytest.raises(DecodeError):
+        decode_entries({**fields, **lie})
+    for name in (b"seq", b"count"):
+        with pytest.raises(DecodeError, match=name.decode()):
+            decode_entries({key: value for key, value in fields.items() if key != name})
 
 
 def test_an_entry_of_somebody_else() -> None:
@@ -170,7 +153,7 @@ def test_an_entry_of_somebody_else() -> None:
     [
         ({b"message": b"hello"}, "no field `event`"),
         ({}, "no field `event`"),
-        ({b"events": b"...", b"seq": b"1"}, "newer version"),
+        ({b"events": b"...", b"seq": b"1"}, "many events"),
         ({b"event": b"x", b"seq": b"one"}, "not a number: 'one'"),
         ({b"event": b"x", b"seq": b"-1"}, "not a number"),
         ({b"event": b"x", b"seq": b""}, "not a number"),
@@ -182,24 +165,27 @@ def test_an_entry_that_cannot_be_read(fields: dict[bytes | str, bytes | str], me
         decode_entry(fields)
 
 
-@given(st.lists(st.sampled_from([b"event", b"producer", b"seq", b"reason", b"other"]), unique=True), st.binary())
+@given(
+    st.lists(st.sampled_from([b"event", b"events", b"producer", b"seq", b"count", b"reason", b"other"]), unique=True),
+    st.binary(),
+)
 def test_fields_in_turn_are_read_as_a_map_of_them(names: list[bytes], value: bytes) -> None:
     """The way that is quick for what a sink writes, and the one for all else, see the same."""
 
-    def read(how: Callable[[], WireEntry]) -> object:
+    def read(how: Callable[[], Sequence[WireEntry]]) -> object:
         try:
-            return how()
+            return list(how())
         except DecodeError as error:
             return str(error)
 
     for number in (value, b"7"):
         pairs: list[tuple[bytes, bytes]] = [(name, number if name == b"seq" else value) for name in names]
         flat = [part for pair in pairs for part in pair]
-        assert read(partial(decode_fields, flat)) == read(partial(decode_entry, dict(pairs)))
+        assert read(partial(decode_fields, flat)) == read(partial(decode_entries, dict(pairs)))
 
 
 def test_fields_as_a_sink_writes_them() -> None:
     flat = [b"event", b"{}", b"producer", b"p", b"seq", b"12"]
-    assert decode_fields(flat) == WireEntry(b"{}", "p", 12)
+    assert list(decode_fields(flat)) == [WireEntry(b"{}", "p", 12)]
     with pytest.raises(DecodeError, match="not a number"):
         decode_fields([*flat[:5], b"-12"])
