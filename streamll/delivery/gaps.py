@@ -7,7 +7,7 @@ sink makes it), or how it gets to its place (machine.py).
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 MOST_RANGES = 1000
@@ -125,16 +125,11 @@ def _summed(reasons: Iterable[Mapping[str, int]]) -> dict[str, int]:
     return total
 
 
-def ranges_of(seqs: Iterable[int]) -> list[tuple[int, int]]:
-    """Return numbers in rising order as ranges of first and last."""
-    ranges: list[tuple[int, int]] = []
-    first = last = -1
-    for seq in seqs:
-        if seq != last + 1 or first < 0:
-            if first >= 0:
-                ranges.append((first, last))
-            first = seq
-        last = seq
-    if first >= 0:
-        ranges.append((first, last))
-    return ranges
+def ranges_of(seqs: Sequence[int]) -> list[tuple[int, int]]:
+    """Return numbers in rising order, none of them twice, as ranges of first and last."""
+    if not seqs:
+        return []
+    if seqs[-1] - seqs[0] + 1 == len(seqs):  # nearly always
+        return [(seqs[0], seqs[-1])]
+    breaks = [at for at in range(1, len(seqs)) if seqs[at] != seqs[at - 1] + 1]
+    return [(seqs[start], seqs[end - 1]) for start, end in zip([0, *breaks], [*breaks, len(seqs)], strict=True)]

@@ -109,10 +109,13 @@ class Buffer:
         inbox = self._inbox
         records = inbox.records
         if len(records) < inbox.room and record.priority == NORMAL and len(record.payload) <= SMALL:
-            records.append(record)
-            if len(records) >= inbox.wake_at:
-                inbox.told()  # before it is: then the worker looks again, whoever else changed this meanwhile
+            try:
+                records.append(record)
+                if len(records) >= inbox.wake_at:
+                    self.activity.set()
+            except BaseException:  # out of a signal handler: the worker may not have been told
                 self.activity.set()
+                raise
             return True
         with self._lock:
             if self._busy:
@@ -187,7 +190,6 @@ class Buffer:
         ledger.offered += 1
         self._tune()
         if self._inbox.wake_at <= 0:
-            self._inbox.told()
             self.activity.set()
         return True
 
@@ -405,7 +407,7 @@ class Buffer:
     # The worker's side
 
     def waiting(self, wake_at: int) -> int:
-        """Return how many entries wait; when fewer than `wake_at`, set `activity` as soon as so many do."""
+        """Return how many entries wait; when fewer than `wake_at`, set `activity` whenever so many do, until asked again."""
         with self._lock:
             self._catch_up()
             self._inbox.wake_when(wake_at, self._waiting.count)
@@ -413,7 +415,7 @@ class Buffer:
             if self._shelf is not None:
                 n += self._shelf.spooled
             if n >= wake_at:
-                self._inbox.told()
+                self._inbox.wake_when(NEVER, 0)
             return n
 
     def take(self, max_events: int, max_bytes: int) -> list[Entry]:

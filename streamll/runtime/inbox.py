@@ -18,7 +18,7 @@ NEVER = 1 << 62
 SMALL = 4 * KIB - ENTRY_OVERHEAD
 """The longest payload that comes in by the inbox, where each record is counted as if it had this length."""
 
-SPARE = 16
+SPARE = 8
 """Places that stay free: so many threads may be between their look at the room and their step into it."""
 
 
@@ -71,10 +71,10 @@ class Inbox:
         self.wake_at = self._wake_total - waiting
 
     def wake_when(self, total: int, waiting: int) -> None:
-        """Have the worker told as soon as so many wait, here and in the queues together, where so many wait now."""
+        """Have the worker told as soon as `total` wait, here and in the queues together, where `waiting` wait now.
+
+        Only the worker says so. Were it those who tell it that put an end to that, one of them could do so late, when
+        the worker has asked anew; or be interrupted between that and the telling.
+        """
         self._wake_total = total
         self.wake_at = total - waiting
-
-    def told(self) -> None:
-        """The worker is being told, and will say anew when it wants to be told."""
-        self.wake_at = self._wake_total = NEVER

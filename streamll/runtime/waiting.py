@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain, islice
 
 from streamll.delivery.outcome import Entry
 from streamll.models import CRITICAL, DEBUG, NORMAL, Record
@@ -95,15 +95,18 @@ class Waiting:
         Returns:
             The victims; none when all that might give way is not enough.
         """
-        found: list[Entry] = []
-        size = 0
-        for queue in self.queues[: rank if newest else rank + 1]:
-            for entry in reversed(queue) if newest else queue:
-                found.append(entry)
-                size += size_of(entry.record)
-                if len(found) >= at_least and enough(len(found), size):
-                    return found
-        return found if enough(len(found), size) else []
+        candidates = chain.from_iterable(
+            reversed(queue) if newest else queue for queue in self.queues[: rank if newest else rank + 1]
+        )
+        found = list(islice(candidates, at_least))
+        size = total_size(found)
+        while not enough(len(found), size):
+            entry = next(candidates, None)
+            if entry is None:
+                return []
+            found.append(entry)
+            size += size_of(entry.record)
+        return found
 
     def remove(self, victims: list[Entry], newest: bool) -> None:
         """Take out what `victims` has found, asked with the same `newest`."""

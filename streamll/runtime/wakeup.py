@@ -22,10 +22,10 @@ class Wakeup:
     def set(self) -> None:
         """Wake the one that waits, or let the next wait return at once."""
         self._is_set = True
-        if self._lock is not None:
+        if self._lock is not None and self._lock.locked():
             try:
                 self._lock.release()
-            except RuntimeError:  # it is set already
+            except RuntimeError:  # somebody else was faster
                 pass
 
     def wait(self, timeout: float) -> bool:

@@ -343,7 +343,7 @@ class Worker:
             return True
         if 0 < waiting < full and not hurry and self._options.flush_interval > 0:
             self._linger(full)
-        size = next_size(self._buffer.waiting(full), self._options)
+        size = next_size(self._buffer.waiting(0), self._options)
         try:
             batch = self._buffer.take(size, byte_limit(self._options))
         except OSError as error:

@@ -240,14 +240,16 @@ class TestTake:
 
 
 class TestActivity:
-    def test_is_set_when_so_many_wait(self) -> None:
-        held = buffer(events=10)
+    @pytest.mark.parametrize("events", [10, 100])  # under the lock; by the inbox
+    def test_is_set_when_so_many_wait(self, events: int) -> None:
+        held = buffer(events=events)
         assert held.waiting(3) == 0
         fill(held, 2)
         assert not held.activity.wait(0)
         fill(held, 1)
         assert held.activity.wait(0)
-        fill(held, 5)
+        assert held.waiting(0) == 3
+        fill(held, 4)
         assert not held.activity.wait(0)
 
     def test_is_not_set_when_so_many_waited_already(self) -> None:
