@@ -12,6 +12,7 @@ import resource
 import sys
 import threading
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from time import perf_counter, perf_counter_ns, process_time, sleep
 from typing import Any
@@ -40,8 +41,7 @@ def rss() -> float:
     statm = Path("/proc/self/statm")
     if statm.exists():
         return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / MB
-    import psutil
-
+    psutil = import_module("psutil")  # which not every environment has
     return float(psutil.Process().memory_info().rss) / MB
 
 
