@@ -100,8 +100,7 @@ class Reader(threading.Thread):
 
     def account(self) -> Read:
         """All that was read, once it has ended."""
-        entries = self.events + self.dead_letters
-        return Read(self._broker.once, self.audit.report(), self.numbers.sources, self.numbers.again, entries)
+        return Read(self._broker.once, self.audit.report(), self.numbers.sources, self.numbers.again)
 
     def run(self) -> None:
         """The thread."""

@@ -25,14 +25,12 @@ class Read:
         audit: By the sink's numbers.
         sources: By the numbers that the sources gave: those that arrived, dead letters too.
         again: How many of those came more than once.
-        entries: How many entries there were, doubles and dead letters too, notes left out.
     """
 
     once: bool
     audit: AuditReport
     sources: Mapping[str, RangeSet]
     again: int
-    entries: int
 
 
 QUIET, FILLING, FIRST, SECOND = range(4)
@@ -180,7 +178,8 @@ def judge(name: str, emitted: Mapping[str, int], sink: SinkReport, read: Read) -
         hold(not beyond, f"{source} emitted {emitted.get(source, 0)}, and these are there too: {beyond[:5]}")
     if read.once:
         hold(not read.again, f"{read.again} of the sources' numbers are there twice")
-    hold(read.entries == arrived + read.again, f"{read.entries} entries hold {arrived} events and {read.again} doubles")
+    by_sink = counts.events + counts.dead_letters
+    hold(arrived == by_sink, f"{arrived} have arrived by the sources' numbers, and {by_sink} by the sink's")
     return verdict
 
 
