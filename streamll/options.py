@@ -247,8 +247,9 @@ class SinkOptions(OptionSet):
     )
     buffer_overflow_strategy: str = option(
         "drop_oldest",
-        "What gives way when the buffer is full: the oldest event, the new one, the caller's time (block, at most "
-        "block_timeout), the caller (raise_error: BufferFullError), or nothing, while the spool has room (spill).",
+        "What gives way when the buffer is full: the oldest events (a hundredth of buffer_size at once), the new one, the "
+        "caller's time (block, at most block_timeout), the caller (raise_error: BufferFullError), or nothing, while the "
+        "spool has room (spill).",
         choices=OVERFLOW_STRATEGIES,
     )
     block_timeout: float = option(1.0, "How long `block` waits for room.", at_least=0, at_most=3600, unit="s")
