@@ -11,6 +11,7 @@ import redis
 from streamll.codec import decode
 from streamll.sinks.base import Sink
 from streamll.sinks.redis import RedisSink
+from streamll.wire.redis import decode_entries
 from tests.chaos.crashes import Crashes
 from tests.chaos.faults import Faults, Rule, through
 from tests.chaos.oracle import Found, Place
@@ -96,7 +97,8 @@ class RedisScenario(Crashes):
 
     def draw_options(self) -> dict[str, Any]:
         """See RealScenario."""
-        return super().draw_options() | {"fence": self.rng.choice(["auto", "auto", "transaction"])}
+        ways = {"fence": self.rng.choice(["auto", "auto", "script"]), "framing": self.rng.choice(["single", "batch"])}
+        return super().draw_options() | ways
 
     def look(self) -> Place:
         """See RealScenario: XRANGE, once the server has read everything that anybody sent it."""
@@ -120,7 +122,7 @@ def _entries(client: redis.Redis, key: str) -> list[Found]:
     entries: Any = client.xrange(key)
     found = []
     for _, fields in entries:
-        event = decode(fields[b"event"])
-        producer, seq = fields[b"producer"].decode(), int(fields[b"seq"])
-        found.append(Found(producer, seq, event.event_id, event.event_type, event.data))
+        for entry in decode_entries(fields):
+            event = decode(entry.payload)
+            found.append(Found(entry.producer, entry.seq, event.event_id, event.event_type, event.data))
     return found

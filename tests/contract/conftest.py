@@ -29,15 +29,21 @@ from tests.fixtures.process import ServerUnavailable, skip_or_fail
 from tests.fixtures.rabbitmq import RabbitMQServer
 from tests.fixtures.waiting import PATIENCE
 
-DESTINATIONS = ("memory", "file", "terminal", "sqlite", "redis", "rabbitmq")
+FRAMED = "-framed"
+"""Behind the name of a destination or an outage: many events may share an entry or message there."""
 
-OUTAGES = ("file-folder", "file-locked", "terminal-unread", "sqlite-locked", "redis-refused", "rabbitmq-refused")
+DESTINATIONS = ("memory", "file", "terminal", "sqlite", "redis", "redis-framed", "rabbitmq")
+
+OUTAGES = (
+    *("file-folder", "file-locked", "terminal-unread", "sqlite-locked"),
+    *("redis-refused", "redis-refused-framed", "rabbitmq-refused"),
+)
 """One quick one for each destination that can be hurt; two for the file, since one looks lasting and one does not."""
 
-SILENT_OUTAGES = ("redis-stalled", "redis-frozen", "rabbitmq-stalled", "rabbitmq-frozen")
+SILENT_OUTAGES = ("redis-stalled", "redis-frozen", "redis-frozen-framed", "rabbitmq-stalled", "rabbitmq-frozen")
 """Connections stay open, and nothing answers; for tests of waiting."""
 
-CRASHES = ("redis-killed", "rabbitmq-killed")
+CRASHES = ("redis-killed", "redis-killed-framed", "rabbitmq-killed")
 """A server that has to start again: for the tests that are about the outage itself."""
 
 
@@ -200,10 +206,15 @@ def marked(names: tuple[str, ...]) -> list[Any]:
     return params
 
 
+def framing_of(name: str) -> str:
+    """The option `framing` for a destination or an outage of that name."""
+    return "batch" if name.endswith(FRAMED) else "single"
+
+
 def make_destination(name: str, request: pytest.FixtureRequest, folder: Path) -> Destination:
     """The destination of that name, on servers that others use too."""
-    if name == "redis":
-        return RedisDestination(request.getfixturevalue("redis_server"))
+    if name.removesuffix(FRAMED) == "redis":
+        return RedisDestination(request.getfixturevalue("redis_server"), framing=framing_of(name))
     if name == "rabbitmq":
         return RabbitMQDestination(request.getfixturevalue("rabbitmq_server"))
     if name == "file":
@@ -215,7 +226,8 @@ def make_destination(name: str, request: pytest.FixtureRequest, folder: Path) ->
 
 def make_outage(name: str, request: pytest.FixtureRequest, folder: Path) -> Outage:
     """The destination and the way to hurt it of that name."""
-    service, _, way = name.partition("-")
+    service, _, way = name.removesuffix(FRAMED).partition("-")
+    framing = framing_of(name)
     if service == "file":
         file = FileDestination(folder)
         if way == "locked":
@@ -229,13 +241,16 @@ def make_outage(name: str, request: pytest.FixtureRequest, folder: Path) -> Outa
         return Outage(terminal, terminal.stop_reading, terminal.read_again)
     if way in ("refused", "stalled"):
         shared = request.getfixturevalue(f"{service}_server")
-        kind = RedisDestination if service == "redis" else RabbitMQDestination
-        proxied = kind(shared, proxied=True)
+        proxied: RedisDestination | RabbitMQDestination
+        if service == "redis":
+            proxied = RedisDestination(shared, proxied=True, framing=framing)
+        else:
+            proxied = RabbitMQDestination(shared, proxied=True)
         assert proxied.proxy is not None
         return Outage(proxied, proxied.proxy.refuse if way == "refused" else proxied.proxy.stall, proxied.proxy.heal)
     if service == "redis":
         server = request.getfixturevalue("own_redis")(appendonly="yes", appendfsync="always")
-        destination: Destination = RedisDestination(server)
+        destination: Destination = RedisDestination(server, framing=framing)
     else:
         server = request.getfixturevalue("hurt_rabbitmq")
         destination = RabbitMQDestination(server)
@@ -255,9 +270,9 @@ def destination(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Dest
 @pytest.fixture(params=marked(DESTINATIONS))
 def poisonable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Destination]:
     """Each destination, on a server of its own where only a setting of the server makes it reject anything."""
-    if request.param == "redis":
+    if request.param.removesuffix(FRAMED) == "redis":
         server = request.getfixturevalue("own_redis")(proto_max_bulk_len="1mb")
-        made: Destination = RedisDestination(server)
+        made: Destination = RedisDestination(server, framing=framing_of(request.param))
     else:
         made = make_destination(request.param, request, tmp_path)
     yield made

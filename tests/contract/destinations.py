@@ -38,7 +38,7 @@ from streamll.sinks.terminal import TerminalSink
 from streamll.testing.proxy import FaultProxy
 from streamll.wire.entry import WireEntry
 from streamll.wire.rabbitmq import decode_message
-from streamll.wire.redis import decode_entry
+from streamll.wire.redis import decode_entries
 from tests.fixtures.rabbitmq import RabbitMQEndpoint, RabbitMQServer
 from tests.fixtures.redis import RedisEndpoint, RedisServer
 
@@ -362,8 +362,9 @@ class RedisDestination(Destination):
     name = "redis"
     keeps_rejected = False  # what is too long for the server is so as a dead letter too
 
-    def __init__(self, server: RedisEndpoint, proxied: bool = False) -> None:
+    def __init__(self, server: RedisEndpoint, proxied: bool = False, framing: str = "single") -> None:
         self.server = server
+        self.framing = framing
         self.stream = f"streamll-test:{uuid4().hex}"
         parts = urlsplit(server.url)
         self.secrets = tuple(filter(None, (parts.username, parts.password)))
@@ -371,15 +372,15 @@ class RedisDestination(Destination):
         self._url = _through(server.url, self.proxy)
 
     def sink(self, **options: Any) -> Sink:
-        return RedisSink(self._url, stream_key=self.stream, **options)
+        return RedisSink(self._url, stream_key=self.stream, framing=self.framing, **options)
 
     def url(self) -> str:
-        return f"{self._url}?stream={self.stream}"
+        return f"{self._url}?stream={self.stream}&framing={self.framing}"
 
     def _entries(self, key: str) -> list[Any]:
         with self.server.client() as client:
             entries: Any = client.xrange(key)
-            return [decode_entry(fields) for _, fields in entries]
+            return [entry for _, fields in entries for entry in decode_entries(fields)]
 
     def everything(self) -> list[Stored]:
         return [_stored(entry) for entry in self._entries(self.stream)]

@@ -28,7 +28,7 @@ from tests.contract.destinations import Outage
 from tests.contract.puppet import DEATHS, EXITED, KILLED, ROOT, SEGFAULT, Puppet
 from tests.fixtures.waiting import PATIENCE, wait_until
 
-SHARED = ("file", "sqlite", "redis", "rabbitmq")
+SHARED = ("file", "sqlite", "redis", "redis-framed", "rabbitmq")
 """The destinations that two processes can share."""
 
 AWAY = ("file-locked", "sqlite-locked", "redis-refused", "redis-frozen", "rabbitmq-refused", "rabbitmq-stalled")
