@@ -16,7 +16,7 @@ from streamll.sinks.redis_options import RedisOptions
 from streamll.sinks.redis_transport import RedisTransport
 from streamll.testing.proxy import FaultProxy
 from streamll.wire.entry import WireEntry
-from streamll.wire.redis import decode_entry, keys_for
+from streamll.wire.redis import decode_entries, keys_for
 
 PRODUCER = "p1"
 
@@ -90,8 +90,8 @@ def deliver(sender: RedisTransport, batch: Sequence[Entry], seconds: float = 5.0
 
 
 def read(client: Any, stream: str) -> list[WireEntry]:
-    """All entries of a stream, as a reader sees them."""
-    return [decode_entry(fields) for _, fields in client.xrange(stream)]
+    """All events of a stream, as a reader sees them."""
+    return [entry for _, fields in client.xrange(stream) for entry in decode_entries(fields)]
 
 
 def read_apart(client: Any, stream: str) -> tuple[list[WireEntry], list[WireEntry]]:
