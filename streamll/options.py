@@ -247,7 +247,7 @@ class SinkOptions(OptionSet):
     )
     buffer_overflow_strategy: str = option(
         "drop_oldest",
-        "What gives way when the buffer is full: the oldest events (a hundredth of buffer_size at once), the new one, the "
+        "What gives way when the buffer is full: the oldest events (a hundredth of them at once), the new one, the "
         "caller's time (block, at most block_timeout), the caller (raise_error: BufferFullError), or nothing, while the "
         "spool has room (spill).",
         choices=OVERFLOW_STRATEGIES,

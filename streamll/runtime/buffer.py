@@ -45,7 +45,7 @@ SPOOL_FULL = "spool_full"
 SPOOL_DAMAGED = "spool_damaged"
 
 GIVES_WAY = 100
-"""With `drop_oldest`, one in so many of `buffer_size` events give way at once, the oldest."""
+"""With `drop_oldest`, one in so many of the events that wait give way at once, the oldest."""
 
 _REFUSE = "refuse"  # beside the strategies: where there is no room, nothing gives way, and nobody waits
 _POLL = 0.05  # seconds after which a waiting thread looks again by itself, should a wake-up have gone to another
@@ -265,7 +265,7 @@ class Buffer:
             rank,
             newest,
             enough=lambda n, freed: held - n < self._max_events and self._bytes - freed + size <= self._max_bytes,
-            at_least=1 if newest else self._max_events // GIVES_WAY,
+            at_least=1 if newest else max(1, self._waiting.count // GIVES_WAY),
         )
         if not self._leaving:
             return
