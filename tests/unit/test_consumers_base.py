@@ -19,7 +19,7 @@ from streamll.consumers import Consumer, ConsumerOptions, FileConsumer, Received
 from streamll.consumers import file as file_consumer
 from streamll.consumers import rabbitmq as rabbitmq_consumer
 from streamll.consumers import redis as redis_consumer
-from streamll.consumers.received import LONGEST_NOTE, Coming, Ticket, read_event, read_note
+from streamll.consumers.received import LONGEST_NOTE, Coming, Sheaf, Ticket, read_event, read_note
 from streamll.consumers.seen import SeenNumbers
 from streamll.errors import ConfigurationError, ConsumerError, FatalError, TransportError, UnavailableError
 from streamll.models import CLOSING, GAP, StreamllEvent
@@ -480,6 +480,43 @@ class TestAcknowledging:
         with consume(source) as consumer:
             assert len(list(consumer.events())) == 2
         assert source.done == ["token 1", "token 2"]
+
+
+class TestFrames:
+    """Events that came in one entry, which is acknowledged as a whole."""
+
+    def frame(self, *numbers: int, token: str = "frame", coming: Coming = Coming.NEW) -> list[Received]:
+        sheaf = Sheaf(token, len(numbers))
+        return [task(number, coming, token=sheaf) for number in numbers]
+
+    def test_its_source_hears_of_it_when_all_of_its_events_are_settled(self) -> None:
+        source = ScriptedSource([*self.frame(1, 2, 3), *self.frame(4, 5, token="other")])
+        with consume(source, follow=False) as consumer:
+            items = list(consumer)
+            for item in (items[2], items[2], items[0], items[3]):
+                item.ack()
+            consumer._send_acks()
+            assert (source.done, source.rejected) == ([], [])
+            items[4].reject()
+            items[1].ack()
+        assert (source.done, source.rejected) == (["frame"], ["other"])
+
+    def test_doubles_in_it_are_settled_by_themselves(self) -> None:
+        source = ScriptedSource([*self.frame(1, 2), *self.frame(2, 1, token="doubles")])
+        with consume(source, follow=False) as consumer:
+            assert seqs(consumer) == [1, 2]
+        assert source.done == ["doubles"]
+
+    def test_one_that_comes_again_while_it_is_under_way_is_acknowledged_with_the_events_that_are_held(self) -> None:
+        source = ScriptedSource(self.frame(1, 2), self.frame(1, 2, token="again", coming=Coming.RETURNED))
+        with consume(source, follow=False) as consumer:
+            items = [next(consumer), next(consumer)]
+            items[0].ack()
+            assert seqs(consumer) == []
+            consumer._send_acks()
+            assert source.done == []
+            items[1].ack()
+        assert source.done == ["frame", "again"]
 
 
 class TestReconnecting:
