@@ -16,17 +16,17 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from streamll.brokers.rabbitmq_errors import NOT_FOUND, PRECONDITION_FAILED, Refused, failure_of
 from streamll.brokers.rabbitmq_url import Address, read_url
 from streamll.consumers.base import Consumer
 from streamll.consumers.base_options import BEGINNING, END, ConsumerOptions
-from streamll.consumers.received import Coming, Received, Ticket, read_event, read_note
+from streamll.consumers.received import Coming, Received, Sheaf, Ticket, read_event, read_note
 from streamll.delivery.outcome import Failure
 from streamll.errors import ConfigurationError, DecodeError, FatalError, TransportError, UnavailableError
 from streamll.options import SinkOptions, option
-from streamll.wire.rabbitmq import decode_message
+from streamll.wire.rabbitmq import decode_messages
 
 if TYPE_CHECKING:
     from streamll.consumers.rabbitmq_subscription import Subscription
@@ -39,6 +39,7 @@ SINK_OPTIONS = frozenset(
         "exchange_type",
         "routing_key",
         "queue_type",
+        "framing",
         "confirm_window",
         "confirm_timeout",
         "dead_letter_exchange",
@@ -97,9 +98,10 @@ class RabbitMQConsumerOptions(ConsumerOptions):
 class RabbitMQConsumer(Consumer):
     """Reads events from RabbitMQ.
 
-    With a queue: each message is acknowledged by `ack`, and goes to one consumer of the queue only. What was not
-    acknowledged when the connection ended comes again. A stream queue keeps its messages: reading begins at `start`, and
-    needs no acknowledging. Other queues have no positions: they give what they hold, whatever `start` says.
+    With a queue: each message is acknowledged by `ack`, and goes to one consumer of the queue only; one that holds many
+    events is acknowledged when all of them are, or rejected if any of them was. What was not acknowledged when the
+    connection ended comes again. A stream queue keeps its messages: reading begins at `start`, and needs no
+    acknowledging. Other queues have no positions: they give what they hold, whatever `start` says.
 
     With an exchange: a queue of our own, which ends with the connection, gets a copy of each event that is published
     from now on; nothing is taken from anybody, and what is published while the connection is lost is missed.
@@ -148,7 +150,6 @@ class _RabbitMQSource:
         """The stream offset that was read last."""
         self._had = 0
         """Messages that waited when this subscription began, and how many have come since."""
-        self._came = 0
         self._came_at = 0.0
 
     def open(self) -> None:
@@ -179,7 +180,7 @@ class _RabbitMQSource:
             raise _explain(error, self.shown) from error
         self.cuts += self._was_open and not options.queue
         self._was_open = True
-        self._came, self._came_at = 0, time.monotonic()
+        self._came_at = time.monotonic()
         session.start()
 
     def read(self, wait: float) -> Sequence[Received] | None:
@@ -189,16 +190,15 @@ class _RabbitMQSource:
             raise UnavailableError(f"{self.shown}: not connected")
         items = session.take(wait, self._options.page_size)
         if items:
-            self._came += len(items)
             self._came_at = time.monotonic()
-            if session.last_offset is not None:
-                self._place(int(items[0].position))
+            if session.first_offset is not None:
+                self._place(session.first_offset)
                 self._offset = session.last_offset
             return items
         if session.failure is not None:
             raise session.failure
         if not self._options.follow:
-            all_came = self._offset is None and 0 < self._had <= self._came
+            all_came = self._offset is None and 0 < self._had <= session.came
             if all_came or time.monotonic() - self._came_at >= _SETTLED:
                 return None
         return []
@@ -248,12 +248,23 @@ class _RabbitMQSource:
             link.subscribe(queue, session.on_message, prefetch, {}, deadline=deadline)
 
 
+class _Message(NamedTuple):
+    """A delivery, as it came."""
+
+    tag: int
+    redelivered: bool
+    properties: Any
+    body: bytes
+
+
 class _Session:
     """One subscription and the thread that serves it.
 
     Attributes:
         failure: Why it has ended; set before the end of the inbox can be taken.
-        last_offset: The stream offset of the last delivery that was taken; None when it is no stream.
+        came: How many messages were taken.
+        first_offset, last_offset: The stream offsets of the first and the last message that were taken last; None when it
+            is no stream.
         own: The name of the queue when it is our own; empty when it is somebody's.
         may_be_stream: Whether the queue has accepted an offset to start from. In messages of other queues, a header that
             speaks of one is not to be believed.
@@ -261,6 +272,8 @@ class _Session:
 
     def __init__(self, link: Subscription, options: RabbitMQConsumerOptions, shown: str) -> None:
         self.failure: TransportError | None = None
+        self.came = 0
+        self.first_offset: int | None = None
         self.last_offset: int | None = None
         self.own = ""
         self.may_be_stream = bool(options.queue)
@@ -272,7 +285,7 @@ class _Session:
         self._look_at = 0.0
         self._behind = False
         self._shown = shown
-        self._inbox: SimpleQueue[tuple[int, Received] | None] = SimpleQueue()
+        self._inbox: SimpleQueue[_Message | None] = SimpleQueue()
         self._outbox: deque[tuple[Callable[..., None], dict[str, Any]]] = deque()
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -298,19 +311,22 @@ class _Session:
                 self._link.wake()
 
     def take(self, wait: float, most: int) -> list[Received]:
-        """Return what was delivered, waiting for the first; none once the connection has ended."""
+        """Return what was delivered, waiting for the first; none once the connection has ended.
+
+        Messages are taken whole, so there may be more than `most` events where the last is a frame.
+        """
         items: list[Received] = []
         tags: list[int] = []
+        self.first_offset = self.last_offset = None
         try:
             while len(items) < most:
-                delivery = self._inbox.get(timeout=wait) if not items and wait > 0 else self._inbox.get_nowait()
-                if delivery is None:
+                message = self._inbox.get(timeout=wait) if not items and wait > 0 else self._inbox.get_nowait()
+                if message is None:
                     break
-                tag, item = delivery
-                items.append(item)
-                if item.ticket is None:
-                    tags.append(tag)
-                    self.last_offset = None if self.own else int(item.position)
+                items += self._receive(message)
+                self.came += 1
+                if items[-1].ticket is None:
+                    tags.append(message.tag)
         except Empty:
             pass
         if tags:
@@ -327,22 +343,36 @@ class _Session:
             self.wake()
 
     def on_message(self, _channel: object, delivery: Any, properties: Any, body: bytes) -> None:
-        """Take a delivery in; called by pika."""
-        tag, headers = delivery.delivery_tag, properties.headers or {}
+        """Take a delivery in; called by pika. What is in it is looked at when it is taken: a frame is shorter than that."""
+        self._inbox.put(_Message(delivery.delivery_tag, delivery.redelivered, properties, body))
+
+    def _receive(self, message: _Message) -> list[Received]:
+        """The event of a message, or the events of its frame; or what is wrong with it."""
+        properties, headers = message.properties, message.properties.headers or {}
         offset = headers.get(_STREAM_OFFSET)
-        from_stream = self.may_be_stream and isinstance(offset, int)
-        try:
-            wire = decode_message(body, headers, properties.message_id)
-        except DecodeError as error:
-            item = Received(None, str(error), body, "", 0, "")
+        if self.may_be_stream and isinstance(offset, int):
+            self.last_offset = offset
+            if self.first_offset is None:
+                self.first_offset = offset
         else:
-            event, why = self._read(wire.payload, self._limit)
-            item = Received(event, why, wire.payload, wire.producer, wire.seq, "", wire.reason)
-        item.position = str(offset if from_stream else tag)
-        if not self.own and not from_stream:
-            identity = (item.producer, item.seq) if item.producer else None
-            item.ticket = Ticket((self, tag), identity, Coming.RETURNED if delivery.redelivered else Coming.NEW)
-        self._inbox.put((tag, item))
+            offset = None
+        try:
+            found = decode_messages(message.body, headers, properties.message_id)
+        except DecodeError as error:
+            items = [Received(None, str(error), message.body, "", 0, "")]
+        else:
+            items = [
+                Received(*self._read(wire.payload, self._limit), wire.payload, wire.producer, wire.seq, "", wire.reason)
+                for wire in found
+            ]
+        for item in items:
+            item.position = str(message.tag) if offset is None else _position(offset, is_last=item is items[-1])
+        if not self.own and offset is None:
+            token: Any = (self, message.tag) if len(items) == 1 else Sheaf((self, message.tag), len(items))
+            coming = Coming.RETURNED if message.redelivered else Coming.NEW
+            for item in items:
+                item.ticket = Ticket(token, (item.producer, item.seq) if item.producer else None, coming)
+        return items
 
     def _serve(self) -> None:
         link = self._link
@@ -390,6 +420,13 @@ class _Session:
             return (FatalError if lasting else UnavailableError)(f"{self._shown}: {link.refused}")
         said = "closed" if self._stopping else "the broker ended the subscription: the queue was deleted, or has moved"
         return UnavailableError(f"{self._shown}: {said}")
+
+
+def _position(offset: int, is_last: bool) -> str:
+    """Where to go on after an event of a stream: after any but the last of a frame, with the whole frame again."""
+    if is_last:
+        return str(offset)
+    return str(offset - 1) if offset else BEGINNING
 
 
 def _explain(refused: Refused, shown: str) -> TransportError:

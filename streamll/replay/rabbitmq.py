@@ -19,10 +19,12 @@ from streamll.delivery.outcome import BatchOutcome, Failure
 from streamll.errors import DecodeError, FatalError, TransportError, UnavailableError
 from streamll.models import Record
 from streamll.options import SinkOptions
-from streamll.replay.base import Letter
+from streamll.replay.base import PAGE, Letter
 from streamll.sinks.rabbitmq_confirms import Confirms
 from streamll.sinks.rabbitmq_options import RabbitMQOptions
-from streamll.wire.rabbitmq import LABELS, Encoder, RoutingKey, decode_message, message_id
+from streamll.wire import frame
+from streamll.wire.entry import WireEntry
+from streamll.wire.rabbitmq import LABELS, Encoder, RoutingKey, decode_messages, message_id
 
 if TYPE_CHECKING:
     from streamll.brokers.rabbitmq_connection import Connection
@@ -55,7 +57,8 @@ class RabbitMQDeadLetters:
         self._options = options
         self._link: Withdrawals | None = None
         self._to_come = 0
-        self._held: set[int] = set()
+        self._taken: deque[Letter] = deque()
+        self._held: dict[int, int] = {}  # by the message's tag: how many of its letters were not removed
 
     def open(self) -> None:
         """See `DeadLetters.open`: a queue that does not exist is an empty one, since the first dead letter declares it."""
@@ -75,30 +78,38 @@ class RabbitMQDeadLetters:
         self._to_come = self._count(self._link)
 
     def take(self) -> list[Letter]:
-        """See `DeadLetters.take`."""
+        """See `DeadLetters.take`. A frame, which a reader rejected, is as many letters as it has events."""
         most = min(self._to_come, _AT_ONCE)
-        if not most:
-            return []
-        try:
-            taken = self._opened().take(self._queue, most, _SETTLED, timeout=self._options.send_timeout)
-        except Refused as refused:
-            raise _explain(self.shown, refused) from None
-        self._to_come -= len(taken)
-        self._held.update(delivery.tag for delivery in taken)
-        return [_letter(delivery) for delivery in taken]
+        if not self._taken and most:
+            try:
+                taken = self._opened().take(self._queue, most, _SETTLED, timeout=self._options.send_timeout)
+            except Refused as refused:
+                raise _explain(self.shown, refused) from None
+            self._to_come -= len(taken)
+            for delivery in taken:
+                letters = _letters(delivery)
+                self._held[delivery.tag] = len(letters)
+                self._taken.extend(letters)
+        return [self._taken.popleft() for _ in range(min(len(self._taken), PAGE))]
 
     def remove(self, letters: Sequence[Letter]) -> None:
-        """See `DeadLetters.remove`."""
+        """See `DeadLetters.remove`: a message goes when all of its letters do."""
+        done = []
+        for letter in letters:
+            self._held[letter.handle] -= 1
+            if not self._held[letter.handle]:
+                done.append(letter.handle)
         try:
-            self._opened().acknowledge([letter.handle for letter in letters])
+            self._opened().acknowledge(done)
         except Refused as refused:
             raise _explain(self.shown, refused) from None
-        self._held.difference_update(letter.handle for letter in letters)
+        for tag in done:
+            del self._held[tag]
 
     def count(self) -> int:
         """See `DeadLetters.count`."""
         link = self._opened()
-        count = self._count(link) + len(self._held)  # while these are in our hands, it does not count them
+        count = self._count(link) + sum(self._held.values())  # while these are in our hands, it does not count them
         link.give_back(sorted(self._held))
         self._held.clear()
         return count
@@ -219,7 +230,7 @@ class RabbitMQDestination:
         link.connect(time.monotonic() + self._options.connect_timeout)
         return link
 
-    def _frames(self, link: Connection, letter: Letter) -> list[bytes]:
+    def _frames(self, link: Connection, letter: Letter) -> Sequence[bytes]:
         if letter.seq > _LAST_NUMBER:
             raise ValueError("no event of ours: its number is none that is given out")
         if letter.labels is not None:
@@ -269,24 +280,29 @@ class RabbitMQDestination:
             self._confirms.returned[places.popleft()] = reason
 
 
-def _letter(delivery: Delivery) -> Letter:
+def _letters(delivery: Delivery) -> list[Letter]:
+    """The dead letter that a message is; of a frame, all that it holds."""
     properties, headers = delivery.properties, delivery.properties.headers or {}
-    name = properties.message_id or ""
     try:
-        entry = decode_message(delivery.body, headers, name)
+        found = decode_messages(delivery.body, headers, properties.message_id)
     except DecodeError as error:
-        return Letter(delivery.tag, "", delivery.body, "", 0, "", str(error))
+        return [Letter(delivery.tag, "", delivery.body, "", 0, "", str(error))]
     labels: dict[str, Any] = {label: text for label in LABELS if isinstance(text := headers.get(label), str)}
-    labels["content_type"] = properties.content_type
+    labels["content_type"] = properties.content_type if properties.content_type != frame.CONTENT_TYPE else None
     labels["timestamp"] = properties.timestamp
+    said = _broker_said(headers)
+    return [_letter(delivery, entry, labels, said) for entry in found]
+
+
+def _letter(delivery: Delivery, entry: WireEntry, labels: Mapping[str, Any], said: str) -> Letter:
     problem = "" if entry.producer else "no event of ours: neither headers nor message id name a producer and a number"
     return Letter(
         delivery.tag,
-        name,
+        message_id(entry.producer, entry.seq) if entry.producer else delivery.properties.message_id or "",
         entry.payload,
         entry.producer,
         entry.seq,
-        entry.reason or _broker_said(headers),
+        entry.reason or said,
         problem,
         delivery.routing_key,
         labels,

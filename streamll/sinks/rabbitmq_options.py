@@ -9,6 +9,7 @@ from streamll.errors import ConfigurationError
 from streamll.options import OptionSet, option
 from streamll.wire.rabbitmq import SHORT_LIMIT, RoutingKey
 
+SINGLE, BATCH = "single", "batch"
 DEFAULT_ROUTING_KEY = "{event_type}"
 EXCHANGE_TYPES = ("topic", "direct", "fanout", "headers")
 QUEUE_TYPES = ("classic", "quorum", "stream")
@@ -38,8 +39,15 @@ class RabbitMQOptions(OptionSet):
     binding_key: str | None = option(
         None, "What binds the queue; when none is given: # (everything), or the routing key with a direct exchange."
     )
+    framing: str = option(
+        "single",
+        "Whether each event is a message, or many whose labels are equal share one (batch): several times the rate, but "
+        "other readers than streamll's must unpack it, a reader acknowledges all of them or none, and limits of a queue "
+        "count messages, whatever is in them.",
+        choices=(SINGLE, BATCH),
+    )
     confirm_window: int = option(
-        1000, "Messages that wait for the broker's confirm at once, at most.", at_least=1, at_most=65_535, unit="events"
+        1000, "Messages that wait for the broker's confirm at once, at most.", at_least=1, at_most=65_535, unit="messages"
     )
     confirm_timeout: float = option(30.0, "For the confirms of one batch.", above=0, unit="s")
     dead_letter_exchange: str | None = option(

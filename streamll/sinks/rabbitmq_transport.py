@@ -18,8 +18,9 @@ from streamll.delivery.outcome import BatchOutcome, Entry, Failure
 from streamll.errors import FatalError, TransportError, UnavailableError
 from streamll.runtime.fork import whole_import
 from streamll.sinks.rabbitmq_confirms import Confirms
-from streamll.sinks.rabbitmq_options import RabbitMQOptions
-from streamll.wire.rabbitmq import Encoder, RoutingKey, message_id
+from streamll.sinks.rabbitmq_messages import Messages
+from streamll.sinks.rabbitmq_options import BATCH, RabbitMQOptions
+from streamll.wire.rabbitmq import Encoder, RoutingKey
 
 if TYPE_CHECKING:
     from streamll.brokers.rabbitmq_connection import Connection
@@ -32,10 +33,11 @@ _LARGEST_SIZE = re.compile(r"max(?:imum)? size (\d+)")
 class RabbitMQTransport:
     """Publishes to one exchange of one RabbitMQ, persistent, mandatory and confirmed: at least once.
 
-    A batch is fed in windows of `confirm_window` messages. What was fed and not answered when the connection ends, or
-    the deadline passes, may have arrived, and is sent again: AMQP 0-9-1 cannot tell doubles apart, readers can, by the
-    message id. To keep them few, a new connection is tried with a single message first: a broker that takes messages
-    in without answering (frozen, or out of memory) then gets one double for each attempt, not a window of them.
+    A batch is fed in windows of `confirm_window` messages, of one event each, or of many with `framing`. What was fed
+    and not answered when the connection ends, or the deadline passes, may have arrived, and is sent again: AMQP 0-9-1
+    cannot tell doubles apart, readers can, by the events' numbers. To keep them few, a new connection is tried with a
+    single event first: a broker that takes messages in without answering (frozen, or out of memory) then gets one double
+    for each attempt, not a window of them.
 
     Args:
         address: Where the broker is.
@@ -51,6 +53,7 @@ class RabbitMQTransport:
         self._producer = producer
         self._name = name
         self._routing_key = RoutingKey(options.key_template)
+        self._framing = options.framing == BATCH
         self._link: Connection | None = None
         self._interrupted = False
         # Of the present connection:
@@ -61,7 +64,8 @@ class RabbitMQTransport:
         self._dead_letters_refused = ""
         # Of the present batch:
         self._batch: Sequence[Entry] = ()
-        self._positions: dict[str, int] = {}
+        self._messages = Messages(())
+        self._names: dict[str, int] = {}
         self._confirms = Confirms(1, 0)
 
     @property
@@ -136,7 +140,7 @@ class RabbitMQTransport:
             failure = Failure.FATAL if isinstance(error, FatalError) else Failure.UNAVAILABLE
             return BatchOutcome(failure, sent=False, error=str(error))
         finally:
-            self._batch, self._positions = (), {}
+            self._batch, self._messages, self._names = (), Messages(()), {}
             self._interrupted = link.interrupted = False
 
     def idle(self, seconds: float) -> None:
@@ -265,12 +269,13 @@ class RabbitMQTransport:
 
     def _publish(self, link: Connection, batch: Sequence[Entry], deadline: float) -> None:
         """Feed the batch and wait for the answers; returns early when the connection, or the time, has ended."""
-        confirms = self._confirms = Confirms(self._next_tag, len(batch))
         self._batch = batch
+        messages = self._messages = Messages(batch, framing=self._framing, first_alone=not self._proven)
+        confirms = self._confirms = Confirms(self._next_tag, len(messages))
 
         def room() -> int:
             """How many messages may be fed now; none while more than half of a window waits, so that writes stay few."""
-            if link.blocked or confirms.fed == len(batch) or not link.is_open:
+            if link.blocked or confirms.fed == len(messages) or not link.is_open:
                 return 0
             window = self._options.confirm_window if self._proven else 1
             return window - confirms.waiting if confirms.waiting <= window // 2 else 0
@@ -278,19 +283,20 @@ class RabbitMQTransport:
         while not confirms.complete and not link.interrupted and time.monotonic() < deadline:
             count = room()
             if count:
-                self._write(link, batch[confirms.fed : confirms.fed + count])
+                self._write(link, range(confirms.fed, min(confirms.fed + count, len(messages))))
             if not link.run(lambda: confirms.complete or room() > 0, deadline):
                 return
 
-    def _write(self, link: Connection, entries: Sequence[Entry]) -> None:
-        encode = self._encoder.encode
-        self._confirms.feed(len(entries))
-        self._next_tag += len(entries)
+    def _write(self, link: Connection, messages: range) -> None:
+        encode, encoder = self._messages.encode, self._encoder
+        self._confirms.feed(len(messages))
+        self._next_tag += len(messages)
         frames: list[bytes] = []
         size = 0
-        for entry in entries:
-            frames += encode(entry.record, entry.seq, entry.dead_letter)
-            size += len(entry.record.payload)
+        for message in messages:
+            pieces, length = encode(encoder, message)
+            frames += pieces
+            size += length
             if size >= _WRITE_SIZE:
                 link.write(b"".join(frames))
                 frames, size = [], 0
@@ -302,15 +308,15 @@ class RabbitMQTransport:
         self._confirms.answer(tag, multiple, acked)
 
     def _on_return(self, name: str, reason: str) -> None:
-        if not self._positions:
-            self._positions = {message_id(self._producer, entry.seq): at for at, entry in enumerate(self._batch)}
-        position = self._positions.get(name)
-        if position is not None:
-            self._confirms.returned[position] = reason
+        if not self._names:
+            self._names = self._messages.names(self._producer)
+        message = self._names.get(name)
+        if message is not None:
+            self._confirms.returned[message] = reason
 
     def _outcome(self, link: Connection) -> BatchOutcome:
         confirms = self._confirms
-        rejected = dict(confirms.returned)
+        rejected = self._messages.spread(confirms.returned)
         if confirms.complete and not confirms.nacked:
             return BatchOutcome(rejected=rejected)
         host = self._address.host
@@ -330,12 +336,13 @@ class RabbitMQTransport:
         if confirms.waiting or not link.is_open:
             # What comes for these messages now must never be taken for the answers to others.
             self._drop(clean=False)
-        return BatchOutcome(failure, confirms.delivered(), rejected, sent=confirms.fed > 0, error=error)
+        delivered = frozenset(self._messages.events(confirms.delivered()))
+        return BatchOutcome(failure, delivered, rejected, sent=confirms.fed > 0, error=error)
 
     def _judge(self, refused: Refused, rejected: dict[int, str]) -> Failure:
         """Say what the closing of the channel means, and reject the messages that are known to be its reason."""
         options, failure = self._options, failure_of(refused.code, refused.text)
-        unanswered = self._confirms.unanswered()
+        unanswered = self._messages.events(self._confirms.unanswered())
         if refused.code == NOT_FOUND and not options.declare:
             failure = Failure.FATAL
         if failure is Failure.FATAL and repr(options.dead_letter_name) in refused.text:
@@ -348,6 +355,8 @@ class RabbitMQTransport:
             largest = int(found[1]) if found else sys.maxsize
             too_large = [position for position in unanswered if len(self._batch[position].record.payload) > largest]
             rejected.update(dict.fromkeys(too_large, str(refused)))
+            if found and self._messages.framed and not too_large:
+                self._framing = False  # the broker takes only messages that are shorter than frames
         return failure
 
     def _trouble(self, what: str, refused: Refused) -> TransportError:

@@ -14,7 +14,11 @@ Version 1, one message an event:
 Producer and number are in the message id only: the broker reads the headers of each message, and each costs it a
 microsecond. Where a message has headers `producer` and `seq`, they come first.
 
-A header `events` is reserved for many events in one message; a reader of version 1 refuses it.
+Many events in one message, which have the same labels and consecutive numbers, and are no dead letters:
+
+    body           the frame (frame.py)
+    properties     content_type "application/vnd.streamll.frame"; all others as above, number and time of the first event
+    headers        the labels, as above; events: how many there are; producer; seq: the number of the first
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from typing import Any
 
 from streamll.errors import ConfigurationError, DecodeError
 from streamll.models import Record
+from streamll.wire import frame
 from streamll.wire.entry import WireEntry
 
 LABELS = ("event_type", "operation", "module_name", "method_name", "level")
@@ -36,7 +41,7 @@ SHORT_LIMIT = 255
 REASON_LIMIT = 1024
 """The longest reason, in bytes. All headers together stay below the smallest frame that AMQP allows, 4,096 bytes."""
 
-_RESERVED_FRAMING_HEADER = "events"
+_COUNT_HEADER = "events"
 _TEMPLATES_KEPT = 1024
 _LAST_SECOND = 2**63 - 1
 
@@ -54,6 +59,7 @@ _pack_content = struct.Struct(">HH").pack
 _pack_flags = struct.Struct(">H").pack
 _pack_publish = struct.Struct(">HHH").pack
 _pack_table_size = struct.Struct(">I").pack
+_pack_number = struct.Struct(">q").pack
 
 
 def clip(text: str, limit: int = SHORT_LIMIT) -> bytes:
@@ -187,11 +193,29 @@ class Encoder:
             if len(self._templates) >= _TEMPLATES_KEPT:
                 # Somebody puts ids into labels: remembering them all would be a leak.
                 self._templates.clear()
-            template = self._templates[key] = self._learn(record, dead_letter, len(name))
-        second = record.timestamp // 1_000_000_000
+            reason = _string_field(b"reason", clip(dead_letter, REASON_LIMIT)) if dead_letter else b""
+            exchange = self._dead_letter_exchange if dead_letter else self._exchange
+            template = self._templates[key] = self._learn(record, record.content_type, exchange, reason, len(name))
+        return self._message(template, name, record.timestamp, record.payload)
+
+    def encode_frame(self, records: Sequence[Record], first: int) -> Sequence[bytes]:
+        """Return the frames, in the sense of AMQP, that publish many events in one message.
+
+        Args:
+            records: The events; all have the same labels, and their numbers follow each other.
+            first: The number of the first.
+        """
+        record = records[0]
+        name = b"%b:%d" % (self._producer, first)
+        fields = _number_field(_COUNT_HEADER.encode(), len(records))
+        fields += _string_field(b"producer", self._producer) + _number_field(b"seq", first)
+        template = self._learn(record, frame.CONTENT_TYPE, self._exchange, fields, len(name))
+        return self._message(template, name, record.timestamp, frame.pack([record.payload for record in records]))
+
+    def _message(self, template: _Template, name: bytes, timestamp: int, payload: bytes) -> Sequence[bytes]:
+        second = timestamp // 1_000_000_000
         if not 0 <= second <= _LAST_SECOND:
             second = min(max(second, 0), _LAST_SECOND)
-        payload = record.payload
         length = len(payload)
         start = template.pack(template.head, length, template.middle, name, second, template.tail, length)
         if 0 < length <= self._body_max:
@@ -206,17 +230,24 @@ class Encoder:
             frames += (_pack_frame(_BODY, self._channel, len(piece)), piece, _FRAME_END)
         return frames
 
-    def _learn(self, record: Record, dead_letter: str, name_size: int) -> _Template:
+    def _learn(self, record: Record, content: str, exchange: bytes, fields: bytes, name_size: int) -> _Template:
+        """Encode what all messages have in common whose labels are those of a record.
+
+        Args:
+            record: One with these labels.
+            content: The content type.
+            exchange: Where they go.
+            fields: The headers that are no labels, encoded.
+            name_size: How long their names are.
+        """
         channel = self._channel
-        exchange = self._dead_letter_exchange if dead_letter else self._exchange
         routed = _short(exchange) + _short(self._routing_key.of(record))
         method = _pack_publish(_BASIC, _PUBLISH, 0) + routed + bytes((_MANDATORY,))
         headers = b"".join(
             _string_field(label.encode(), clip(value)) for label in LABELS if (value := getattr(record, label))
         )
-        if dead_letter:
-            headers += _string_field(b"reason", clip(dead_letter, REASON_LIMIT))
-        content_type, kind = _short(clip(record.content_type)), _short(clip(record.event_type))
+        headers += fields
+        content_type, kind = _short(clip(content)), _short(clip(record.event_type))
         table = _pack_table_size(len(headers)) + headers
         middle = _pack_flags(_PRESENT) + content_type + table + _PERSISTENT + bytes((name_size,))
         size = _CONTENT_START_SIZE + len(middle) + name_size + _TIMESTAMP_SIZE + len(kind)
@@ -235,8 +266,12 @@ def _string_field(name: bytes, value: bytes) -> bytes:
     return _short(name) + b"S" + _pack_table_size(len(value)) + value
 
 
-def decode_message(body: bytes, headers: Mapping[str, Any] | None, name: str | None) -> WireEntry:
-    """Read a delivered message back.
+def _number_field(name: bytes, value: int) -> bytes:
+    return _short(name) + b"l" + _pack_number(value)
+
+
+def decode_messages(body: bytes, headers: Mapping[str, Any] | None, name: str | None) -> Sequence[WireEntry]:
+    """Read a delivered message back: its event, or all of its frame.
 
     Where the headers are gone (shovels and federations may strip them) producer and number come from the message id; a
     message of a stranger, that has neither, is an entry without a producer.
@@ -247,21 +282,42 @@ def decode_message(body: bytes, headers: Mapping[str, Any] | None, name: str | N
         name: Its message_id.
 
     Raises:
-        DecodeError: There is no body, or it holds many events in a way that this version cannot read.
+        DecodeError: There is no body, or its frame is not what it says.
     """
     headers = headers or {}
-    if _RESERVED_FRAMING_HEADER in headers:
-        raise DecodeError("the message holds many events: a newer version of streamll wrote it")
+    if _COUNT_HEADER not in headers:
+        return (decode_message(body, headers, name),)
+    count = headers[_COUNT_HEADER]
+    producer, first = _identity(headers, name)
+    payloads = frame.unpack(bytes(body), count if isinstance(count, int) else 0)
+    return [WireEntry(payload, producer, first + place if first else 0) for place, payload in enumerate(payloads)]
+
+
+def decode_message(body: bytes, headers: Mapping[str, Any] | None, name: str | None) -> WireEntry:
+    """Read a delivered message that holds one event, as all dead letters do; arguments as for `decode_messages`.
+
+    Raises:
+        DecodeError: There is no body, or it is a frame.
+    """
+    headers = headers or {}
+    if _COUNT_HEADER in headers:
+        raise DecodeError("the message holds many events (header `events`)")
     if not body:
         raise DecodeError("the message has no body")
     reason = headers.get("reason")
+    producer, seq = _identity(headers, name)
+    return WireEntry(bytes(body), producer, seq, reason if isinstance(reason, str) else "")
+
+
+def _identity(headers: Mapping[str, Any], name: str | None) -> tuple[str, int]:
+    """Who wrote a message, and the number of its first event; empty and 0 when it does not say."""
     producer, seq = headers.get("producer"), headers.get("seq")
     if not _names_an_entry(producer, seq):
         producer, _, number = (name or "").rpartition(":")
         seq = int(number) if number.isascii() and number.isdecimal() and len(number) < 20 else 0
         if not _names_an_entry(producer, seq):
-            producer, seq = "", 0
-    return WireEntry(bytes(body), str(producer), int(seq or 0), reason if isinstance(reason, str) else "")
+            return "", 0
+    return str(producer), int(seq or 0)
 
 
 def _names_an_entry(producer: object, seq: object) -> bool:

@@ -15,7 +15,7 @@ from streamll.errors import UnavailableError
 from streamll.models import Record
 from streamll.sinks.rabbitmq_transport import RabbitMQTransport
 from streamll.wire.entry import WireEntry
-from streamll.wire.rabbitmq import decode_message
+from streamll.wire.rabbitmq import decode_messages
 from tests.fixtures.rabbitmq import RabbitMQServer
 
 PRODUCER = "0123456789abcdef"
@@ -75,8 +75,9 @@ class Broker:
 
     def entries(self, queue: str = "") -> list[WireEntry]:
         return [
-            decode_message(body, properties.headers, properties.message_id)
+            found
             for _, properties, body in self.messages(queue)
+            for found in decode_messages(body, properties.headers, properties.message_id)
         ]
 
     def numbers(self, queue: str = "") -> list[int]:

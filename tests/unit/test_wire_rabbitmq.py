@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from streamll.errors import ConfigurationError, DecodeError
 from streamll.models import Record
+from streamll.wire import frame
 from streamll.wire.entry import WireEntry
 from streamll.wire.rabbitmq import (
     LABELS,
@@ -21,6 +22,7 @@ from streamll.wire.rabbitmq import (
     RoutingKey,
     clip,
     decode_message,
+    decode_messages,
     message_id,
 )
 
@@ -256,10 +258,76 @@ def test_a_reason_that_is_no_text_is_none() -> None:
     assert decode_message(b"x", {"reason": 5}, None).reason == ""
 
 
-@pytest.mark.parametrize(("body", "headers"), [(b"", {}), (b"x", {"events": 10})])
-def test_what_cannot_be_an_event_is_said_to_be_so(body: bytes, headers: dict[str, Any]) -> None:
+def test_a_message_without_a_body_cannot_be_an_event() -> None:
+    with pytest.raises(DecodeError, match="no body"):
+        decode_message(b"", {}, "p:1")
+    with pytest.raises(DecodeError, match="no body"):
+        decode_messages(b"", {}, "p:1")
+
+
+# Many events in one message
+
+
+def framed(first: int, *payloads: bytes, using: Encoder | None = None, **labels: Any) -> Published:
+    records = [record(payload=payload, **labels) for payload in payloads]
+    return Published(b"".join((using or encoder()).encode_frame(records, first)))
+
+
+def test_a_frame_has_the_documented_properties_and_headers() -> None:
+    message = framed(7, b"one", b"two", using=encoder("{event_type}.{operation}"), level="", method_name="")
+    properties = message.properties
+    assert (message.exchange, message.routing_key, message.mandatory) == ("app", "token.generate", True)
+    assert (properties.content_type, properties.delivery_mode) == (frame.CONTENT_TYPE, 2)
+    assert (properties.message_id, properties.timestamp, properties.type) == ("p1:7", 1_700_000_000, "token")
+    assert message.headers == {
+        "event_type": "token",
+        "operation": "generate",
+        "module_name": "app.chat",
+        "producer": "p1",
+        "seq": 7,
+        "events": 2,
+    }
+    assert message.body == frame.pack([b"one", b"two"])
+
+
+def test_all_events_of_a_frame_come_back_with_their_own_numbers() -> None:
+    message = framed(41, b"one", b"two", b"three")
+    expected = [WireEntry(b"one", "p1", 41), WireEntry(b"two", "p1", 42), WireEntry(b"three", "p1", 43)]
+    assert decode_messages(message.body, message.headers, message.properties.message_id) == expected
+    named_by_id = decode_messages(message.body, {"events": 3}, message.properties.message_id)
+    assert named_by_id == expected
+
+
+def test_a_message_of_one_event_is_read_the_same_way() -> None:
+    message = published(9, record(), dead_letter="too large")
+    assert decode_messages(message.body, message.headers, message.properties.message_id) == (message.read(),)
+
+
+def test_a_frame_without_a_name_has_events_without_numbers() -> None:
+    assert decode_messages(frame.pack([b"a", b"b"]), {"events": 2}, None) == [
+        WireEntry(b"a", "", 0),
+        WireEntry(b"b", "", 0),
+    ]
+
+
+def test_a_frame_is_no_single_event() -> None:
+    message = framed(1, b"one", b"two")
+    with pytest.raises(DecodeError, match="many events"):
+        message.read()
+
+
+@pytest.mark.parametrize("count", [1, 3, 0, -2, "2", None, 2.0, 2**63])
+def test_a_frame_that_is_not_what_its_headers_say_is_refused(count: object) -> None:
     with pytest.raises(DecodeError):
-        decode_message(body, headers, "p:1")
+        decode_messages(frame.pack([b"one", b"two"]), {"events": count}, "p:1")
+
+
+def test_a_long_frame_is_cut_into_what_the_broker_takes() -> None:
+    payloads = [bytes([number]) * 3000 for number in range(5)]
+    message = framed(1, *payloads, using=encoder(frame_max=4096))
+    assert message.body_sizes == [4088, 4088, 4088, len(message.body) - 3 * 4088]
+    found = decode_messages(message.body, message.headers, None)
+    assert [entry.payload for entry in found] == payloads
 
 
 @given(
@@ -269,11 +337,11 @@ def test_what_cannot_be_an_event_is_said_to_be_so(body: bytes, headers: dict[str
 )
 def test_reading_never_fails_in_another_way(body: bytes, headers: dict[str, Any], name: str | None) -> None:
     try:
-        entry = decode_message(body, headers, name)
+        found = decode_messages(body, headers, name)
     except DecodeError:
         return
-    assert entry.payload == body
-    assert (entry.producer == "") == (entry.seq == 0)
+    assert "events" in headers or [entry.payload for entry in found] == [body]
+    assert all((entry.producer == "") == (entry.seq == 0) for entry in found)
 
 
 def test_message_ids_name_producer_and_number() -> None:
