@@ -27,7 +27,7 @@ DEFAULT_URL = "redis://localhost:6379/0"
 
 
 class RedisSink(Sink):
-    """Streams events into a Redis stream: one entry an event, one round trip a batch.
+    """Streams events into a Redis stream: one entry an event, or one for many (`framing`), and one round trip a batch.
 
     An event is in the stream once, whatever connection is cut when, as long as the server keeps a small key beside the
     stream (the fence); `streamll check URL` says where it may not. Rejected events go to the stream's dead letters.

@@ -20,11 +20,16 @@ from streamll.errors import DecodeError
 CONTENT_TYPE = "application/vnd.streamll.frame"
 """What a frame is called where a message says what it holds."""
 
-MOST_EVENTS = 500
-"""Events in a frame: what a reader takes, acknowledges and gets again as one."""
+MOST_EVENTS = 250
+"""Events in a frame: what a reader takes, acknowledges and gets again as one.
+
+Of what single events of 300 bytes cost it, a Redis 7.0 spent a third with 10 in a frame, a sixth with 100, a seventh with
+250 and hardly less with 500 to 2,500 (2 shared cores).
+"""
 
 MOST_BYTES = 256 * 1024
-"""Bytes of the events in a frame: far below what any broker refuses by default, and a page of them stays small."""
+"""Bytes of the events in a frame: a quarter of the least that Redis can be told to refuse, and a sixtieth of what
+RabbitMQ 4 does."""
 
 ALONE = None
 """The kind of an event that shares a frame with no other."""
