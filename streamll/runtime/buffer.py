@@ -29,7 +29,7 @@ from streamll.delivery.outcome import Entry
 from streamll.errors import BufferFullError
 from streamll.models import NORMAL, Record
 from streamll.options import SinkOptions
-from streamll.runtime.inbox import NEVER, SMALL, SPARE, Inbox
+from streamll.runtime.inbox import MOST, NEVER, SMALL, SPARE, Inbox
 from streamll.runtime.waiters import Waiters
 from streamll.runtime.waiting import ENTRY_OVERHEAD, RANKS, Waiting, rank_of, size_of, total_size
 from streamll.runtime.wakeup import Wakeup
@@ -234,7 +234,7 @@ class Buffer:
         room = 0
         if not self._closed and self._shelf is None:  # what goes to disk does so before `put` returns
             events = self._max_events - self._waiting.count - self._ledger.in_flight
-            room = min(events, (self._max_bytes - self._bytes) // (SMALL + ENTRY_OVERHEAD)) - SPARE
+            room = min(events - SPARE, (self._max_bytes - self._bytes) // (SMALL + ENTRY_OVERHEAD) - SPARE, MOST)
         self._inbox.tune(room, self._waiting.count)
 
     def _is_full(self, size: int) -> bool:

@@ -18,6 +18,9 @@ NEVER = 1 << 62
 SMALL = 4 * KIB - ENTRY_OVERHEAD
 """The longest payload that comes in by the inbox, where each record is counted as if it had this length."""
 
+MOST = 4096
+"""The most that may lie there: they are numbered in one go, during which no other thread runs, for half a millisecond."""
+
 SPARE = 8
 """Places that stay free: so many threads may be between their look at the room and their step into it."""
 

@@ -91,6 +91,12 @@ class TestAccept:
         settle_all(held, "rejected")
         assert check(held) == Balance(4, 4, delivered=1, dead_lettered=1, dropped={"rejected": 2})
 
+    def test_what_lies_in_the_inbox_is_bounded(self) -> None:
+        held = buffer(events=100_000)
+        fill(held, 10_000)
+        assert len(held._inbox) <= inbox.MOST
+        assert seqs(settle_all(held)) == list(range(1, 10_001))
+
     def test_after_close_everything_is_refused(self) -> None:
         held = buffer()
         fill(held, 1)
