@@ -52,10 +52,6 @@ class Child:
             text=True,
         )
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
     def __call__(self, work: str, **arguments: Any) -> Answer:
         """Have it do something, and return its answer.
 

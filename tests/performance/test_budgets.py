@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures.process import free_port
 from tests.fixtures.rabbitmq import RabbitMQServer
 from tests.fixtures.redis import RedisServer
 from tests.performance.child import Answer, Child
 from tests.performance.measuring import Race
+from tests.performance.programs import dead_url, start_up
 from tests.performance.results import Aim, Findings
-from tests.performance.test_host_footprint import start_up
 
 TITLE = "Budgets"
 
@@ -23,11 +22,6 @@ def program(url: str, work: str, **arguments: Any) -> Answer:
     """The answer of a fresh process, which has done one job."""
     with Child("process", url=url) as child:
         return child(work, **arguments)
-
-
-def dead() -> str:
-    """The URL of a Redis that is not there."""
-    return f"redis://127.0.0.1:{free_port()}/0"
 
 
 def figures(race: Race, rounds: int, url: str, work: str, **arguments: Any) -> list[Answer]:
@@ -43,14 +37,14 @@ def of(answers: Sequence[Answer], name: str) -> list[float]:
 def test_generation(race: Race, findings: Findings, quick: bool) -> None:
     findings.about("budgets", TITLE)
     n = 5_000 if quick else 50_000
-    rates = of(figures(race, 2 if quick else 5, dead(), "generate", events=n), "rate")
+    rates = of(figures(race, 2 if quick else 5, dead_url(), "generate", events=n), "rate")
     note = f"{n:,} events by one thread; the broker is dead, so none is sent, and all are held"
     findings.row("Events generated with sending off", rates, "events/s", aim=Aim(at_least=5_000), note=note)
 
 
 def test_memory_of_a_queue(race: Race, findings: Findings, quick: bool) -> None:
     findings.about("budgets", TITLE)
-    answers = figures(race, 1 if quick else 3, dead(), "memory", events=10_000)
+    answers = figures(race, 1 if quick else 3, dead_url(), "memory", events=10_000)
     grown = [answer["after"] - answer["before"] for answer in answers]
     findings.row("10,000 queued events take", grown, "MB", aim=Aim(at_most=20), note="what the process's RSS grows by")
 
@@ -58,7 +52,7 @@ def test_memory_of_a_queue(race: Race, findings: Findings, quick: bool) -> None:
 def test_memory_of_a_process(race: Race, findings: Findings, quick: bool) -> None:
     findings.about("budgets", TITLE)
     n = 20_000 if quick else 200_000
-    answers = figures(race, 1 if quick else 3, dead(), "fullest", events=n)
+    answers = figures(race, 1 if quick else 3, dead_url(), "fullest", events=n)
     assert all(answer["balanced"] for answer in answers)
     note = (
         f"RSS at its peak, interpreter included: all options at their defaults, the broker dead, {n:,} events emitted"

@@ -9,6 +9,7 @@ import pytest
 from tests.fixtures.redis import RedisServer
 from tests.performance.child import Answer, Children
 from tests.performance.measuring import Race
+from tests.performance.programs import Emitter
 from tests.performance.results import Findings
 
 RATE = 10_000
@@ -23,17 +24,11 @@ def measured(
     """Laps of the same program: where nothing is configured, so that `emit` does nothing, and with a Redis sink."""
     seconds, rounds = (0.3, 2) if quick else (1.0, 7)
     bare = children.start("host")
-    child = children.start("host", url=f"{server.url}?stream={what}")
+    emitter = Emitter(children, server, "full")
 
     def with_streamll() -> Answer:
-        child("begin", state="full")
-        timed = child(what, rate=RATE, seconds=seconds)
-        end = child("end", arrives=True)
-        assert end["flushed"]
-        assert end["balanced"]
-        assert not end["lost"]
-        assert end["accepted"] == timed["emitted"] + 1
-        return timed
+        with emitter.ready() as child:
+            return child(what, rate=RATE, seconds=seconds)
 
     laps = race({WITHOUT: partial(bare, what, rate=RATE, seconds=seconds), WITH: with_streamll}, rounds)
     return [lap.value for lap in laps[WITHOUT]], [lap.value for lap in laps[WITH]]

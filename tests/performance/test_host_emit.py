@@ -6,10 +6,10 @@ from functools import partial
 
 import pytest
 
-from tests.fixtures.process import free_port
 from tests.fixtures.redis import RedisServer
-from tests.performance.child import Answer, Child, Children
+from tests.performance.child import Answer, Children
 from tests.performance.measuring import Lap, Race
+from tests.performance.programs import Emitter
 from tests.performance.results import Aim, Findings
 
 STATES = {
@@ -25,26 +25,10 @@ HOW = (
 )
 
 
-def lap_of(child: Child, server: RedisServer, state: str, what: str, n: int) -> Answer:
-    """One lap in a state: what the calls took, once it is known that nothing of them was lost that should not be."""
-    child("begin", state=state)
-    if state == "frozen":
-        server.freeze()
-    try:
-        timed = child("measure", what=what, n=n, frozen=state == "frozen")
-    finally:
-        if state == "frozen":
-            server.thaw()
-    ended(child, state)
-    return timed
-
-
-def ended(child: Child, state: str = "idle") -> None:
-    end = child("end", arrives=not state.startswith("dead"))
-    assert end["balanced"]
-    if not state.startswith("dead"):
-        assert end["flushed"]
-        assert not end["lost"]
+def lap_of(emitter: Emitter, what: str, n: int, frozen: bool = False) -> Answer:
+    """One lap: what so many calls took."""
+    with emitter.ready() as child:
+        return child("measure", what=what, n=n, frozen=frozen)
 
 
 def of(laps: list[Lap], name: str) -> list[float]:
@@ -55,16 +39,9 @@ def of(laps: list[Lap], name: str) -> list[float]:
 def test_emit(race: Race, findings: Findings, redis_here: RedisServer, children: Children, quick: bool) -> None:
     findings.about("host", "emit, by what its worker does")
     n, rounds = (3_000, 2) if quick else (20_000, 7)
-    dead = f"redis://127.0.0.1:{free_port()}/0"
-    homes = {
-        state: children.start("host", url=dead if state.startswith("dead") else f"{redis_here.url}?stream=emit-{state}")
-        for state in STATES
-    }
-    laps = race(
-        {state: partial(lap_of, homes[state], redis_here, state, "emit", n) for state in STATES},
-        rounds,
-        subject="idle",
-    )
+    emitters = {state: Emitter(children, redis_here, state) for state in STATES}
+    arms = {state: partial(lap_of, emitters[state], "emit", n, frozen=state == "frozen") for state in STATES}
+    laps = race(arms, rounds, subject="idle")
     idle = of(laps["idle"], "median")
     for state, words in STATES.items():
         aim = Aim(at_most=1.5) if state == "idle" else None
@@ -88,13 +65,11 @@ def test_emit_beside_a_busy_worker(
 ) -> None:
     findings.about("host", "emit's tail beside a worker at full speed")
     n, rounds = (5_000, 2) if quick else (30_000, 9)
-    child = children.start("host", url=f"{redis_here.url}?stream=beside")
+    emitter = Emitter(children, redis_here, "full")
 
     def beside() -> Answer:
-        child("begin", state="full")
-        timed = child("beside", n=n)
-        ended(child)
-        return timed
+        with emitter.ready() as child:
+            return child("beside", n=n)
 
     laps = race({"beside": beside}, rounds)["beside"]
     tails = {name: [lap.value[name]["p999"] for lap in laps] for name in ("emit", "append", "stretch")}
@@ -132,13 +107,11 @@ def test_emit_from_several_threads(
 ) -> None:
     findings.about("host", "emit from several threads at once")
     n, rounds = (4_000, 2) if quick else (32_000, 5)
-    child = children.start("host", url=f"{redis_here.url}?stream=threads")
+    emitter = Emitter(children, redis_here, "idle")
 
     def together(count: int) -> Answer:
-        child("begin", state="idle")
-        timed = child("threads", count=count, n=n)
-        ended(child)
-        return timed
+        with emitter.ready() as child:
+            return child("threads", count=count, n=n)
 
     counts = (1, 2, 8)
     laps = race({str(count): partial(together, count) for count in counts}, rounds, subject="1")
@@ -162,12 +135,8 @@ def test_span(race: Race, findings: Findings, redis_here: RedisServer, children:
     findings.about("host", "A span, start and end")
     n, rounds = (2_000, 2) if quick else (20_000, 7)
     states = ("idle", "full")
-    homes = {state: children.start("host", url=f"{redis_here.url}?stream=span-{state}") for state in states}
-    laps = race(
-        {state: partial(lap_of, homes[state], redis_here, state, "span", n) for state in states},
-        rounds,
-        subject="idle",
-    )
+    arms = {state: partial(lap_of, Emitter(children, redis_here, state), "span", n) for state in states}
+    laps = race(arms, rounds, subject="idle")
     for state in states:
         aim = Aim(at_most=4.0) if state == "idle" else None
         note = "an empty block with two attributes, inside of another span; it makes one event"

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from functools import partial
-from time import perf_counter
 
 import pytest
 
-from tests.fixtures.process import free_port
 from tests.fixtures.redis import RedisServer
-from tests.performance.child import ROOT, Answer, Child, environment
+from tests.performance.child import Answer, Child
 from tests.performance.measuring import Race
+from tests.performance.programs import dead_url, start_up
 from tests.performance.results import Findings
 
 NAMES = "streamll.configure, streamll.emit, streamll.span, streamll.trace"
@@ -20,7 +17,7 @@ NAMES = "streamll.configure, streamll.emit, streamll.span, streamll.trace"
 
 def memory(events: int) -> Answer:
     """The memory of a process of its own that holds so many events."""
-    with Child("process", url=f"redis://127.0.0.1:{free_port()}/0") as child:
+    with Child("process", url=dead_url()) as child:
         return child("memory", events=events)
 
 
@@ -38,13 +35,6 @@ def test_memory(race: Race, findings: Findings, quick: bool) -> None:
             findings.row(f"an event, of {count:,}", [mb / count * 1e6 for mb in grown], "bytes")
             findings.row(f"counted against buffer_bytes, {count:,} events", [lap["held"] for lap in own], "MB")
     findings.series["memory"] = {str(count): [lap.value["after"] for lap in laps[str(count)]] for count in counts}
-
-
-def start_up(code: str) -> float:
-    """The milliseconds that a new interpreter takes for some code, from its start to its end."""
-    start = perf_counter()
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(), check=True)
-    return (perf_counter() - start) * 1e3
 
 
 @pytest.mark.redis

@@ -86,32 +86,9 @@ class Host:
             return time_calls(CALLS[what], n)
 
     def beside(self, n: int) -> Answer:
-        """Time an emit, one bare append, and as many appends as last as long as an emit, in turn in one loop."""
-        queue: deque[object] = deque(maxlen=1000)
-        append, clock = queue.append, perf_counter_ns
-        emits, singles, stretches = [0] * n, [0] * n, [0] * n
-
-        def appends() -> None:
-            for _ in range(BLOCK):
-                append(EVENT)
-
-        off, empty = clock_cost(2000), median(blocks(nothing, 20_000)) / BLOCK
-        an_emit = median(blocks(emit, 20_000)) / BLOCK - empty
-        an_append = median(each(appends, 200)) / BLOCK
-        as_long = max(1, round(an_emit / an_append))
-        for i in range(n):
-            start = clock()
-            emit()
-            emits[i] = clock() - start
-            start = clock()
-            append(EVENT)
-            singles[i] = clock() - start
-            start = clock()
-            for _ in range(as_long):
-                append(EVENT)
-            stretches[i] = clock() - start
-        timed = {"emit": emits, "append": singles, "stretch": stretches}
-        return {"as_long": as_long, **{name: described(times, off) for name, times in timed.items()}}
+        """Time emits inside of a span beside what else a program could do meanwhile: see `in_turn`."""
+        with streamll.span("request"):
+            return in_turn(n)
 
     def threads(self, count: int, n: int) -> Answer:
         """Time emits of several threads at once, so many in all."""
@@ -189,6 +166,35 @@ class Host:
         over.set()
         computing.join()
         return {**described(gaps), "done": len(gaps) / seconds, "emitted": emitted}
+
+
+def in_turn(n: int) -> Answer:
+    """Time an emit, one bare append, and as many appends as last as long as an emit, in turn in one loop."""
+    queue: deque[object] = deque(maxlen=1000)
+    append, clock = queue.append, perf_counter_ns
+    emits, singles, stretches = [0] * n, [0] * n, [0] * n
+
+    def appends() -> None:
+        for _ in range(BLOCK):
+            append(EVENT)
+
+    off, empty = clock_cost(2000), median(blocks(nothing, 20_000)) / BLOCK
+    an_emit = median(blocks(emit, 20_000)) / BLOCK - empty
+    an_append = median(each(appends, 200)) / BLOCK
+    as_long = max(1, round(an_emit / an_append))
+    for i in range(n):
+        start = clock()
+        emit()
+        emits[i] = clock() - start
+        start = clock()
+        append(EVENT)
+        singles[i] = clock() - start
+        start = clock()
+        for _ in range(as_long):
+            append(EVENT)
+        stretches[i] = clock() - start
+    timed = {"emit": emits, "append": singles, "stretch": stretches}
+    return {"as_long": as_long, **{name: described(times, off) for name, times in timed.items()}}
 
 
 async def at_pace(call: Callable[[], None], rate: int, seconds: float) -> int:
