@@ -19,6 +19,8 @@ from tests.fixtures.rabbitmq import RabbitMQServer
 from tests.fixtures.waiting import wait_until
 from tests.sinks.rabbitmq_tools import LARGEST_MESSAGE, PRODUCER, Broker, MakeTransport, deliver, entries, entry, soon
 
+MOST = frame.MOST_EVENTS
+
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.integration, pytest.mark.timeout(180)]
 
 
@@ -27,22 +29,18 @@ def event(seq: int) -> Entry:
     return entry(seq, payload=codec.encode(StreamllEvent(event_type="token", operation="generate", data={"n": seq})))
 
 
-def sizes(broker: Broker) -> list[int]:
-    """Take all messages: how many events each had."""
-    return [(properties.headers or {}).get("events", 1) for _, properties, _ in broker.messages()]
-
-
 # What is sent
 
 
 def test_events_share_messages_and_keep_their_order(broker: Broker, make_rabbitmq: MakeTransport) -> None:
     transport = make_rabbitmq(broker.url, exchange=broker.name, queue=broker.name, framing="batch", confirm_window=2)
-    assert transport.send(entries(1, 1200), soon(30)) == BatchOutcome()
-    assert transport.send([*entries(1201, 1300), *entries(1401, 1410)], soon()) == BatchOutcome()
+    last = 2 * MOST + 200
+    assert transport.send(entries(1, last), soon(30)) == BatchOutcome()
+    assert transport.send([*entries(last + 1, last + 9), *entries(last + 21, last + 29)], soon()) == BatchOutcome()
     messages = broker.messages()
     # The first event on a new connection is to be answered before more are sent.
     assert [properties.message_id for _, properties, _ in messages] == [
-        f"{PRODUCER}:{first}" for first in (1, 2, 502, 1002, 1201, 1401)
+        f"{PRODUCER}:{first}" for first in (1, 2, 2 + MOST, 2 + 2 * MOST, last + 1, last + 21)
     ]
     assert {properties.content_type for _, properties, _ in messages[1:]} == {frame.CONTENT_TYPE}
 
@@ -150,19 +148,20 @@ def test_what_a_sink_frames_a_consumer_reads_back_without_being_told(broker: Bro
 
 
 def test_a_message_is_acknowledged_when_all_of_its_events_are(broker: Broker, make_rabbitmq: MakeTransport) -> None:
-    fill(broker, make_rabbitmq, 601)  # messages: 1, 2 to 501, 502 to 601
+    last = 1 + MOST + 100
+    fill(broker, make_rabbitmq, last)  # three messages
     with RabbitMQConsumer(broker.url, broker.name, timeout=20.0) as consumer:
         for item in consumer:
             if item.seq != 77:
                 item.ack()
-            if item.seq == 550:
+            if item.seq == last - 50:
                 break
     with RabbitMQConsumer(broker.url, broker.name, follow=False) as consumer:
         again = {}
         for item in consumer:
             again[item.seq] = item.redelivered
             item.ack()
-    assert sorted(again) == list(range(2, 602))
+    assert sorted(again) == list(range(2, last + 1))
     assert again[77]
     assert broker.count() == 0
 
@@ -228,17 +227,20 @@ def test_a_frame_of_which_one_event_is_rejected_goes_where_the_queue_says(
 
 
 def test_a_stream_of_frames_is_read_on_from_any_event(broker: Broker, make_rabbitmq: MakeTransport) -> None:
-    fill(broker, make_rabbitmq, 1101, queue_type="stream")  # offsets 0: 1, 1: 2 to 501, 2: 502 to 1001, 3: the rest
+    last = 1 + 2 * MOST + 100
+    fill(broker, make_rabbitmq, last, queue_type="stream")  # offsets 0 to 3: one, a full frame, another, 100
     with RabbitMQConsumer(broker.url, broker.name, follow=False) as consumer:
         items = list(consumer)
     assert consumer.whole
     assert consumer.stats().cuts == 0
-    assert [item.seq for item in items] == list(range(1, 1102))
+    assert [item.seq for item in items] == list(range(1, last + 1))
     position = {item.seq: item.position for item in items}
-    assert [position[seq] for seq in (1, 2, 500, 501, 502, 1001, 1101)] == ["0", "0", "0", "1", "1", "2", "3"]
-    for seq, first in ((1, 2), (501, 502), (600, 502), (1001, 1002)):
+    second, third = 2 + MOST, 2 + 2 * MOST  # where frames begin, besides at 2
+    asked = (1, 2, second - 2, second - 1, second, third - 1, last)
+    assert [position[seq] for seq in asked] == ["0", "0", "0", "1", "1", "2", "3"]
+    for seq, first in ((1, 2), (second - 1, second), (second + 99, second), (third - 1, third)):
         with RabbitMQConsumer(broker.url, broker.name, follow=False, start=position[seq]) as consumer:
-            assert [item.seq for item in consumer] == list(range(first, 1102))
+            assert [item.seq for item in consumer] == list(range(first, last + 1))
 
 
 def test_a_stream_that_begins_with_a_frame_is_read_again_from_its_beginning(broker: Broker) -> None:
