@@ -32,6 +32,7 @@ _CHUNK = 1 << 20
 _PR_SET_TIMERSLACK = 29
 _PING = b"*1\r\n$4\r\nPING\r\n"
 _TRIALS = 4
+_FEW = 15
 
 
 def round_trips(port: int, n: int) -> list[float]:
@@ -55,9 +56,12 @@ class DelayingProxy:
         more_ports: Other servers on loopback to stand before, with the same delay.
 
     Attributes:
+        host: Loopback.
         ports: Where the proxy listens: for the Redis first, then for the others.
         loopback: Seconds of a PING without it.
     """
+
+    host = HOST
 
     def __init__(self, redis_port: int, *more_ports: int) -> None:
         from tests.performance.child import ROOT, environment
@@ -99,13 +103,20 @@ class DelayingProxy:
         self._delays[rtt] = delay
         return measured
 
-    def measure(self) -> float:
-        """Return by how many seconds a round trip is longer than loopback's, as the delay is now."""
-        return max(0.0, median(round_trips(self.ports[0], 60)) - self.loopback)
+    def measure(self, n: int = 60) -> float:
+        """Return by how many seconds a round trip is longer than loopback's, as the delay is now; the median of n."""
+        return max(0.0, median(round_trips(self.ports[0], n)) - self.loopback)
 
     def use(self, rtt: float) -> None:
         """Set the delay that was found for a round trip."""
         self.set_delay(self._delays[rtt])
+
+    def renew(self, rtt: float) -> float:
+        """Correct the delay for a round trip, as the machine is now; returns how much longer than loopback's it is."""
+        self.use(rtt)
+        self._delays[rtt] = max(0.0, self._delays[rtt] + (rtt - self.measure(_FEW)) / 2)
+        self.use(rtt)
+        return self.measure(_FEW)
 
     def _read(self) -> str:
         assert self._process.stdout is not None
@@ -160,16 +171,16 @@ class _Line:
         self.blocked = False
         try:
             while self.chunks and self.chunks[0][0] <= now:
-                due, data = self.chunks.popleft()
+                due, data = self.chunks[0]
                 sent = self.target.send(data)
                 if sent < len(data):
-                    self.chunks.appendleft((due, data[sent:]))
+                    self.chunks[0] = (due, data[sent:])
                     self.blocked = True
                     return
+                self.chunks.popleft()
             if self.ended and not self.chunks:
                 self.target.shutdown(socket.SHUT_WR)
         except BlockingIOError:
-            self.chunks.appendleft((due, data))
             self.blocked = True
         except OSError:
             self.ended = True
@@ -196,17 +207,16 @@ class _Proxy:
             readers = {line.source: line for line in self._lines if not line.ended}
             writers = [line.target for line in self._lines if line.blocked]
             ready, writable, _ = select.select([sys.stdin, *self._listeners, *readers], writers, [], pause)
-            for one in ready:
-                if one is sys.stdin:
-                    asked = sys.stdin.readline()
-                    if not asked:
-                        return
-                    self._delay = float(asked)
-                    print("set", flush=True)
-                elif one in self._listeners:
-                    self._accept(one)
-                else:
-                    readers[one].read(self._delay)
+            if sys.stdin in ready:
+                asked = sys.stdin.readline()
+                if not asked:
+                    return
+                self._delay = float(asked)
+                print("set", flush=True)
+            for source in readers.keys() & set(ready):
+                readers[source].read(self._delay)
+            for listener in self._listeners.keys() & set(ready):
+                self._accept(listener)
             now = perf_counter()
             for line in self._lines:
                 if line.over or (line.chunks and (not line.blocked or line.target in writable)):

@@ -14,17 +14,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf, isclose
+from itertools import product
+from math import exp, inf, log
 from statistics import median
 
 CLAIM = 82.0
 """The speedup that was claimed before anybody had measured it."""
 
-_ROUNDS = 50
-"""How often the weights are renewed, at most; a handful is enough for anything that resembles the model."""
-
-_SHORTEST = 1e-9
-"""Seconds that an operation takes at least: what would weigh without bound is no measurement."""
+_STEPS = 200
+"""Steps of the fit at most; ten are enough for anything that resembles the model."""
+_SHORTEST, _LONGEST = 1e-9, 10.0
+"""The costs, in seconds, that are believed."""
 
 
 @dataclass(frozen=True)
@@ -90,46 +90,65 @@ class Model:
 def fit(points: Sequence[Point]) -> Model:
     """Find the costs by which the model comes nearest to the points, in relative terms.
 
-    Multiplied out, the model is linear in both costs: speedup * c2 - c1 = rtt - speedup * rtt / batch. A point that is
-    wrong by a share of itself is wrong there by about that share of rtt + c1, so its weight is 1 / (rtt + c1), which is
-    renewed until it stays what it is. No cost is below zero: noise may ask for it, and is then given zero.
+    It is least squares of the logarithms, by Gauss and Newton's steps, damped after Levenberg, in the logarithms of both
+    costs, which so stay above zero. (Multiplied out, the model is linear in its costs; but then the measured speedup
+    stands on both sides, and its noise pulls both costs to zero.)
 
     Args:
-        points: At least two that differ.
+        points: What was measured.
 
     Raises:
         ValueError: The points do not determine two costs.
     """
-    c1 = max(point.rtt for point in points) if points else 0.0
-    c2 = 0.0
-    for _ in range(_ROUNDS):
-        weights = [1 / max(point.rtt + c1, _SHORTEST) ** 2 for point in points]
-        before, (c1, c2) = (c1, c2), _least_squares(points, weights)
-        if isclose(before[0], c1, rel_tol=1e-12) and isclose(before[1], c2, rel_tol=1e-12):
-            break
-    return Model(c1, c2)
+    grid = [10 ** (power / 2) for power in range(-16, -2)]  # 10 ns to 50 ms
+    c1, c2 = min(product(grid, grid), key=lambda costs: _distance(Model(*costs), points))
+    logs = (log(c1), log(c2))
+    damping = 1e-3
+    for _ in range(_STEPS):
+        model = Model(exp(logs[0]), exp(logs[1]))
+        (a, b, c), (right1, right2) = _normal_equations(model, points)
+        if a * c - b * b <= 1e-12 * a * c:
+            raise ValueError("the points do not determine two costs")
+        p, r = a * (1 + damping), c * (1 + damping)
+        determinant = p * r - b * b
+        step = ((r * right1 - b * right2) / determinant, (p * right2 - b * right1) / determinant)
+        tried = (_bounded(logs[0] + step[0]), _bounded(logs[1] + step[1]))
+        if _distance(Model(exp(tried[0]), exp(tried[1])), points) <= _distance(model, points):
+            damping /= 10
+            if max(abs(tried[0] - logs[0]), abs(tried[1] - logs[1])) < 1e-12:
+                break
+            logs = tried
+        else:
+            damping *= 10
+    return Model(exp(logs[0]), exp(logs[1]))
 
 
-def _least_squares(points: Sequence[Point], weights: Sequence[float]) -> tuple[float, float]:
-    """Solve speedup * c2 - c1 = right for both costs, each point with its weight."""
-    ones = speeds = squares = rights = products = 0.0
-    for point, weight in zip(points, weights, strict=True):
-        right = point.rtt * (1 - point.speedup / point.batch)
-        ones += weight
-        speeds += weight * point.speedup
-        squares += weight * point.speedup**2
-        rights += weight * right
-        products += weight * point.speedup * right
-    determinant = ones * squares - speeds**2
-    if determinant <= 1e-12 * ones * squares:
-        raise ValueError("points that all have one speedup do not determine two costs")
-    c2 = (ones * products - speeds * rights) / determinant
-    c1 = (speeds * c2 - rights) / ones
-    if c2 < 0:
-        return max(0.0, -rights / ones), 0.0
-    if c1 < 0:
-        return 0.0, max(0.0, products / squares)
-    return c1, c2
+def _bounded(logarithm: float) -> float:
+    return min(max(logarithm, log(_SHORTEST)), log(_LONGEST))
+
+
+def _distance(model: Model, points: Sequence[Point]) -> float:
+    return sum(_off(model, point) ** 2 for point in points)
+
+
+def _off(model: Model, point: Point) -> float:
+    """By how much the logarithm of a measured speedup is above the model's."""
+    return log(point.speedup / model.speedup(point.rtt, point.batch))
+
+
+def _normal_equations(model: Model, points: Sequence[Point]) -> tuple[tuple[float, float, float], tuple[float, float]]:
+    """What the best step of both logarithms solves: a symmetric matrix, by its three entries, and the right side."""
+    a = b = c = right1 = right2 = 0.0
+    for point in points:
+        by_c1 = model.c1 / (point.rtt + model.c1)
+        by_c2 = -model.c2 / (point.rtt / point.batch + model.c2)
+        off = _off(model, point)
+        a += by_c1 * by_c1
+        b += by_c1 * by_c2
+        c += by_c2 * by_c2
+        right1 += by_c1 * off
+        right2 += by_c2 * off
+    return (a, b, c), (right1, right2)
 
 
 def sentence(name: str, model: Model, batches: Sequence[int], claim: float = CLAIM, what: str = "batch") -> str:

@@ -1,0 +1,106 @@
+"""What pipelining is worth on Redis: XADD one by one against redis-py's pipeline and against the sink, by round trip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+
+import pytest
+
+from streamll.sinks.redis_options import RedisOptions
+from tests.fixtures.redis import RedisServer
+from tests.performance.curve import BATCHES, ONE_BY_ONE, ROUND_TRIPS, Curve, Path, Send, Way
+from tests.performance.delay import DelayingProxy
+from tests.performance.measuring import Race
+from tests.performance.results import Aim, Findings
+from tests.performance.sending import Sent, record, through_sink, with_query
+from tests.performance.sending_redis import STREAM, Appender
+
+REDIS_PY = "redis-py's pipeline"
+SINK = "streamll's sink"
+DEFAULTS = "streamll's sink with its defaults"
+FRAMES = "streamll's sink, framing=batch"
+
+
+@pytest.fixture
+def proxy(redis_here: RedisServer) -> Iterator[DelayingProxy]:
+    with DelayingProxy(redis_here.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def test_pipeline_curve_on_redis(
+    redis_here: RedisServer, proxy: DelayingProxy, stack: ExitStack, race: Race, findings: Findings, quick: bool
+) -> None:
+    findings.about("pipeline", "Redis: one XADD after the other, or many in a round trip")
+    inspector = stack.enter_context(redis_here.client())
+    payload = record().payload
+
+    def fresh(send: Send, path: Path, whole: bool = False) -> Send:
+        """Send into an empty stream, over that path; see that all is there, unless many are in an entry."""
+
+        def lap(n: int) -> Sent:
+            inspector.delete(STREAM)
+            if path.rtt:
+                proxy.use(path.rtt)
+            sent = send(n)
+            assert inspector.xlen(STREAM) >= (1 if whole else n)
+            return sent
+
+        return lap
+
+    def measuring(send: Send, path: Path) -> Send:
+        """Look at the path's real length again before each lap."""
+
+        def lap(n: int) -> Sent:
+            if path.rtt:
+                path.measured.append(proxy.renew(path.rtt))
+            return send(n)
+
+        return lap
+
+    far = f"redis://{proxy.host}:{proxy.ports[0]}/0"
+    near = [(Path("unix socket", 0, is_fitted=False), redis_here.unix_url), (Path("loopback", 0), redis_here.url)]
+    round_trips = ROUND_TRIPS[1::2] if quick else ROUND_TRIPS
+    distant = [(Path(f"delayed, {rtt * 1e3:g} ms wished", rtt), far) for rtt in round_trips]
+    curve = Curve(race, seconds=0.03 if quick else 0.12, alone=60e-6, together=8e-6)
+    for path, url in [*distant, *near]:
+        if path.rtt:
+            path.measured.append(proxy.calibrate(path.rtt))
+        appender = Appender(url, payload)
+        stack.callback(appender.close)
+        sink = with_query(url, stream=STREAM)
+
+        curve.add(path, Way(ONE_BY_ONE), measuring(fresh(appender.one_by_one, path), path))
+        for batch in BATCHES:
+            curve.add(path, Way(REDIS_PY, batch), fresh(partial(appender.pipelined, batch=batch), path))
+            # Without growth, so that a batch is what it is called.
+            options = {"batch_size": batch, "batch_growth": 1}
+            curve.add(path, Way(SINK, batch), fresh(partial(through_sink, sink, **options), path))
+        n = 5_000 if quick else 30_000
+        if "framing" in RedisOptions.names():
+            curve.add_steady(
+                path, Way(FRAMES), fresh(partial(through_sink, with_query(sink, framing="batch")), path, True), n
+            )
+        curve.add_steady(path, Way(DEFAULTS), fresh(partial(through_sink, sink), path), n)
+    curve.run(rounds=2 if quick else 5, warm_up=0 if quick else 1)
+
+    findings.say(
+        f"The same {len(payload)} bytes in an entry of three fields, one thread. redis-py's pipeline is given bytes that are "
+        "encoded already; streamll is timed as it is used, from the first emit, with ids, redaction and encoding, until "
+        "flush returns. The RTT is how much longer a PING takes through a delaying proxy than on loopback, measured "
+        f"before each lap (on loopback: {proxy.loopback * 1e6:.0f} us). The unix socket has a cost of its own, and is left "
+        "out of the fit; so are batches of one."
+    )
+    curve.tell(findings, {REDIS_PY: "redis-py's pipeline", SINK: "streamll's sink"})
+    claimed = Aim(at_least=82)
+    aims = [(0.0, Aim(at_least=15)), (ROUND_TRIPS[0], None), (ROUND_TRIPS[1], claimed)]
+    curve.judge(findings, Way(DEFAULTS), aims, "batch_size 500, up to ten times that under load")
+    if "framing" in RedisOptions.names():
+        curve.judge(findings, Way(FRAMES), [(0.0, None)], "many events in an entry; trimming counts entries")
