@@ -10,7 +10,6 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from math import inf
 from random import random
@@ -41,6 +40,7 @@ from streamll.options import YEAR, SinkOptions
 from streamll.runtime.buffer import BUFFER_FULL, OVERFLOW, SPOOL_FULL, Buffer
 from streamll.runtime.fork import rest_in_child, whole_import
 from streamll.runtime.latency import Histogram
+from streamll.runtime.reports import DeliveryReport, Notices, Reports
 from streamll.runtime.transport import Transport
 
 if TYPE_CHECKING:
@@ -63,34 +63,12 @@ _FAREWELL = 0.5
 _AFTER_DEFECT = 1.0
 """Seconds between two attempts when the worker itself failed."""
 
-DELIVERED = "delivered"
-DEAD_LETTERED = "dead_lettered"
-DROPPED = "dropped"
-
 MakeNote = Callable[[str, Mapping[str, Any]], Record]
 """From a note's event type and its data to the record that says it."""
 
-# What is said once until a batch is delivered; everything else is said once and for all.
+# What is said once until a batch is delivered, and until the disk is well; everything else is said once and for all.
 _UNTIL_DELIVERED = frozenset({"open", "fatal", "defect", "spool reading"})
-
-
-@dataclass(frozen=True)
-class DeliveryReport:
-    """What became of one event, for `on_delivery` callbacks.
-
-    Attributes:
-        event_id: The event.
-        seq: Its sequence number in this sink.
-        status: "delivered", "dead_lettered" or "dropped".
-        reason: Why it was dead-lettered or dropped; empty for a delivered one.
-        latency: Seconds from emit until its fate was known.
-    """
-
-    event_id: str
-    seq: int
-    status: str
-    reason: str
-    latency: float
+_UNTIL_MENDED = frozenset({"spool"})
 
 
 class Worker:
@@ -116,17 +94,16 @@ class Worker:
         transport: Callable[[], Transport],
         wait: Any = None,
         on_delivery: Callable[[DeliveryReport], None] | None = None,
-        evicted: Any = None,
+        evicted: deque[Entry] | None = None,
         make_note: MakeNote | None = None,
         closes: bool = True,
     ) -> None:
-        self.name = name
         self._buffer = buffer
         self._options = options
         self._make_transport = transport
         self._transport: Transport | None = None
-        self._on_delivery = on_delivery
-        self._evicted = evicted
+        self._notices = Notices(name)
+        self._reports = Reports(on_delivery, evicted, self._notices)
         self._make_note = make_note
         self._closes = closes
         self._wait = wait
@@ -157,14 +134,26 @@ class Worker:
         self._is_inherited = False
         self._unsettled_as = SHUTDOWN  # what is in flight, if the worker does not come back from what it does
         self._served_at = 0.0
-        self._said: set[str] = set()
         self.latency = Histogram()
         self.batches = 0
         self.failed_batches = 0
         self.lost_after_ack = 0
-        self.callback_errors = 0
         self.defects = 0
         self.last_error = ""
+
+    @property
+    def name(self) -> str:
+        """The sink's name, for the thread and the log."""
+        return self._notices.name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self._notices.name = name
+
+    @property
+    def callback_errors(self) -> int:
+        """How often an on_delivery callback raised."""
+        return self._reports.errors
 
     @property
     def retries(self) -> int:
@@ -238,8 +227,8 @@ class Worker:
                 self._buffer.activity.set()
                 self._thread.join(_GRACE)
         given_up = self._buffer.give_up(self._unsettled_as)
-        self._report_evicted()
-        self._report(Settlement(dropped=given_up))
+        self._reports.report_evicted()
+        self._reports.report(Settlement(dropped=given_up))
         if self._has_ended or not self.is_alive:  # else it may be reading there
             self._close_shelf()
 
@@ -307,7 +296,7 @@ class Worker:
         if (self._stop_by is not None or until is not None) and not self._has_work():
             return False
         now = monotonic()
-        if OVERFLOW not in self._said:
+        if OVERFLOW not in self._notices:
             self._say_overflow()
         if self._buffer.shelf is not None:
             self._tend_journal(self._buffer.shelf.journal)
@@ -338,7 +327,7 @@ class Worker:
         waiting = self._buffer.waiting(1)
         hurry = self._stop_by is not None or until is not None
         if waiting == 0 and not self._buffer.has_gap:
-            self._report_evicted()
+            self._reports.report_evicted()
             self._pause(monotonic() + IDLE_POLL, until)
             return True
         if 0 < waiting < full and not hurry and self._options.flush_interval > 0:
@@ -347,7 +336,7 @@ class Worker:
         try:
             batch = self._buffer.take(size, byte_limit(self._options))
         except OSError as error:
-            self._say("spool reading", f"the spool cannot be read now, and is tried again: {error.strerror}")
+            self._notices.say("spool reading", f"the spool cannot be read now, and is tried again: {error.strerror}")
             self._pause(monotonic() + _AFTER_DEFECT, until)
             return True
         self._machine.load(batch, self._buffer.take_gaps(batch))
@@ -360,7 +349,7 @@ class Worker:
         if deadline is None:
             return inf
         expired, oldest = self._buffer.expire(expired_before(now, deadline))
-        self._report(Settlement(dropped=[(entry, EXPIRED) for entry in expired]))
+        self._reports.report(Settlement(dropped=[(entry, EXPIRED) for entry in expired]))
         return inf if oldest is None else oldest / 1e9 + deadline
 
     def _linger(self, full: int) -> None:
@@ -389,9 +378,9 @@ class Worker:
         settlement = self._machine.sent(outcome, now)
         if outcome.lost_after_ack:
             self.lost_after_ack += outcome.lost_after_ack
-            self._say("lost", f"the server lost up to {outcome.lost_after_ack} events that it had acknowledged")
+            self._notices.say("lost", f"the server lost up to {outcome.lost_after_ack} events that it had acknowledged")
         if outcome.failure is None:
-            self._note_success()
+            self._notices.end(_UNTIL_DELIVERED, "delivering again")
         else:
             self.failed_batches += 1
             self._note_failure(outcome, state)
@@ -433,9 +422,9 @@ class Worker:
                 if self._buffer.shelf is not None:
                     return  # it was told what became of each when it was given up
                 settlement = settlement.as_dropped(self._unsettled_as)  # as which it was counted then
-            self._say_losses(settlement)
-            self._report(settlement)
-        self._report_evicted()
+            self._notices.say_losses(settlement)
+            self._reports.report(settlement)
+        self._reports.report_evicted()
 
     def _pause(self, wake_at: float, until: float | None) -> None:
         """Sleep until then, serving the transport meanwhile; a stop, a flush or (when idle) an event ends it."""
@@ -478,10 +467,9 @@ class Worker:
         journal.prepare()
         trouble = journal.trouble or trouble
         if trouble:
-            self._say("spool", f"{trouble}; events are kept in memory only until that is mended")
-        elif "spool" in self._said:
-            self._said.remove("spool")
-            log.warning("sink %s: the spool takes events again", self.name)
+            self._notices.say("spool", f"{trouble}; events are kept in memory only until that is mended")
+        else:
+            self._notices.end(_UNTIL_MENDED, "the spool takes events again")
 
     def _close_transport(self, clean: bool) -> None:
         transport = self._transport
@@ -501,72 +489,30 @@ class Worker:
 
     # What is told
 
-    def _note_success(self) -> None:
-        if self._said & _UNTIL_DELIVERED:
-            self._said -= _UNTIL_DELIVERED
-            log.warning("sink %s: delivering again", self.name)
-
     def _note_failure(self, outcome: BatchOutcome, before: CircuitState) -> None:
         self.last_error = outcome.error
         if outcome.failure is Failure.FATAL:
-            self._say("fatal", f"{outcome.error}; events are kept, and it is tried again slowly")
+            self._notices.say("fatal", f"{outcome.error}; events are kept, and it is tried again slowly")
         elif outcome.failure is Failure.UNAVAILABLE and self.circuit.state is CircuitState.OPEN is not before:
-            self._say("open", f"the circuit is open: {outcome.error}; events are kept as the buffer allows")
+            self._notices.say("open", f"the circuit is open: {outcome.error}; events are kept as the buffer allows")
         log.debug("sink %s: batch failed: %s", self.name, outcome.error)
-
-    def _say_losses(self, settlement: Settlement) -> None:
-        """Nobody may be looking at the numbers, so the first of each kind is said aloud."""
-        for entry in settlement.dead_lettered[:1]:
-            self._say(
-                "dead letter", f"an event became a dead letter: {entry.dead_letter}; further ones are only counted"
-            )
-        for _, reason in settlement.dropped[:1]:
-            if reason not in (SHUTDOWN, UNCONFIRMED):  # which the end of the program says
-                self._say(f"dropped {reason}", f"an event was dropped: {reason}; further ones are only counted")
 
     def _say_overflow(self) -> None:
         balance = self._buffer.read()
         lost = balance.dropped.get(OVERFLOW, 0) + sum(balance.refused.get(why, 0) for why in (BUFFER_FULL, SPOOL_FULL))
         if lost:
-            self._say(
+            self._notices.say(
                 OVERFLOW, f"the buffer is full: {lost} events have been lost so far; further ones are only counted"
             )
-
-    def _say(self, topic: str, message: str) -> None:
-        """Log a condition once, until it is over if it can be."""
-        if topic not in self._said:
-            self._said.add(topic)
-            log.warning("sink %s: %s", self.name, message)
 
     def _defect(self, error: Exception) -> None:
         """Something in the worker itself is wrong: no event is lost for it, and the host does not notice."""
         self.defects += 1
         # Only its kind: the text of an error that nobody foresaw may hold a credential.
         self.last_error = f"internal error: {type(error).__name__}"
-        self._say("defect", f"{self.last_error}; please report it")
+        self._notices.say("defect", f"{self.last_error}; please report it")
         log.debug("sink %s: internal error", self.name, exc_info=error)
         self._close_transport(clean=False)
-
-    def _report(self, settlement: Settlement) -> None:
-        callback = self._on_delivery
-        if callback is None:
-            return
-        fates = [(entry, DELIVERED, "") for entry in settlement.delivered]
-        fates += [(entry, DEAD_LETTERED, entry.dead_letter) for entry in settlement.dead_lettered]
-        fates += [(entry, DROPPED, reason) for entry, reason in settlement.dropped]
-        now = monotonic_ns()
-        for entry, status, reason in fates:
-            latency = (now - entry.record.created) / 1e9
-            try:
-                callback(DeliveryReport(entry.record.event_id, entry.seq, status, reason, latency))
-            except Exception as error:
-                self.callback_errors += 1
-                self._say("callback", f"an on_delivery callback raised {type(error).__name__}; it goes on")
-
-    def _report_evicted(self) -> None:
-        if self._evicted:
-            evicted = [self._evicted.popleft() for _ in range(len(self._evicted))]
-            self._report(Settlement(dropped=[(entry, OVERFLOW) for entry in evicted]))
 
 
 def _gap_note(make_note: MakeNote, gap: Gap) -> Record:

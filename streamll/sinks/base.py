@@ -38,8 +38,9 @@ from streamll.runtime.buffer import Buffer
 from streamll.runtime.executor import in_executor
 from streamll.runtime.fork import tell_after_fork
 from streamll.runtime.leave import forget, stop_at_exit
+from streamll.runtime.reports import DeliveryReport
 from streamll.runtime.transport import Transport
-from streamll.runtime.worker import DeliveryReport, Worker
+from streamll.runtime.worker import Worker
 from streamll.sinks.stats import SinkStats, by_the_clock
 
 if TYPE_CHECKING:

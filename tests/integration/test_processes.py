@@ -120,7 +120,7 @@ pids = []
 def delivered(report):
     if not pids:
         pids.append(child(lambda: threading.Thread(target=emit, args=(10, 1000)).start() or time.sleep(0.1)))
-sinks()[0]._worker._on_delivery = delivered
+sinks()[0]._worker._reports._callback = delivered
 emit(10); streamll.flush(30)
 while not pids: time.sleep(0.001)  # it is told after the flush is
 """,
@@ -356,7 +356,7 @@ pids = []
 def delivered(report):
     if not pids:
         pids.append(os.fork())  # the child goes on from here as well
-streamll.api.sinks()[0]._worker._on_delivery = delivered
+streamll.api.sinks()[0]._worker._reports._callback = delivered
 emit(100)
 streamll.flush(30)
 while not pids: time.sleep(0.001)  # it is told after the flush is
