@@ -12,6 +12,7 @@ import pika.exceptions
 from streamll.codec import decode
 from streamll.sinks.base import Sink
 from streamll.sinks.rabbitmq import RabbitMQSink
+from streamll.wire.rabbitmq import decode_messages
 from tests.chaos.crashes import Crashes
 from tests.chaos.faults import Faults, Rule, through
 from tests.chaos.oracle import Found, Place
@@ -98,6 +99,7 @@ class RabbitMQScenario(Crashes):
             "connect_timeout": 2.0,
             "send_timeout": max(0.3, drawn["send_timeout"]),
             "confirm_window": self.rng.choice([10, 100, 1000]),
+            "framing": self.rng.choice(["single", "batch"]),
         }
 
     def look(self) -> Place:
@@ -139,6 +141,6 @@ class RabbitMQScenario(Crashes):
             method, properties, body = channel.basic_get(queue, auto_ack=True)
             if method is None:
                 return found
-            event = decode(body)
-            producer, _, seq = properties.message_id.rpartition(":")
-            found.append(Found(producer, int(seq), event.event_id, event.event_type, event.data))
+            for entry in decode_messages(body, properties.headers, properties.message_id):
+                event = decode(entry.payload)
+                found.append(Found(entry.producer, entry.seq, event.event_id, event.event_type, event.data))

@@ -32,18 +32,21 @@ from tests.fixtures.waiting import PATIENCE
 FRAMED = "-framed"
 """Behind the name of a destination or an outage: many events may share an entry or message there."""
 
-DESTINATIONS = ("memory", "file", "terminal", "sqlite", "redis", "redis-framed", "rabbitmq")
+DESTINATIONS = ("memory", "file", "terminal", "sqlite", "redis", "redis-framed", "rabbitmq", "rabbitmq-framed")
 
 OUTAGES = (
     *("file-folder", "file-locked", "terminal-unread", "sqlite-locked"),
-    *("redis-refused", "redis-refused-framed", "rabbitmq-refused"),
+    *("redis-refused", "redis-refused-framed", "rabbitmq-refused", "rabbitmq-refused-framed"),
 )
 """One quick one for each destination that can be hurt; two for the file, since one looks lasting and one does not."""
 
-SILENT_OUTAGES = ("redis-stalled", "redis-frozen", "redis-frozen-framed", "rabbitmq-stalled", "rabbitmq-frozen")
+SILENT_OUTAGES = (
+    *("redis-stalled", "redis-frozen", "redis-frozen-framed"),
+    *("rabbitmq-stalled", "rabbitmq-frozen", "rabbitmq-frozen-framed"),
+)
 """Connections stay open, and nothing answers; for tests of waiting."""
 
-CRASHES = ("redis-killed", "redis-killed-framed", "rabbitmq-killed")
+CRASHES = ("redis-killed", "redis-killed-framed", "rabbitmq-killed", "rabbitmq-killed-framed")
 """A server that has to start again: for the tests that are about the outage itself."""
 
 
@@ -215,8 +218,8 @@ def make_destination(name: str, request: pytest.FixtureRequest, folder: Path) ->
     """The destination of that name, on servers that others use too."""
     if name.removesuffix(FRAMED) == "redis":
         return RedisDestination(request.getfixturevalue("redis_server"), framing=framing_of(name))
-    if name == "rabbitmq":
-        return RabbitMQDestination(request.getfixturevalue("rabbitmq_server"))
+    if name.removesuffix(FRAMED) == "rabbitmq":
+        return RabbitMQDestination(request.getfixturevalue("rabbitmq_server"), framing=framing_of(name))
     if name == "file":
         return FileDestination(folder)
     if name == "sqlite":
@@ -241,11 +244,8 @@ def make_outage(name: str, request: pytest.FixtureRequest, folder: Path) -> Outa
         return Outage(terminal, terminal.stop_reading, terminal.read_again)
     if way in ("refused", "stalled"):
         shared = request.getfixturevalue(f"{service}_server")
-        proxied: RedisDestination | RabbitMQDestination
-        if service == "redis":
-            proxied = RedisDestination(shared, proxied=True, framing=framing)
-        else:
-            proxied = RabbitMQDestination(shared, proxied=True)
+        kind = RedisDestination if service == "redis" else RabbitMQDestination
+        proxied = kind(shared, proxied=True, framing=framing)
         assert proxied.proxy is not None
         return Outage(proxied, proxied.proxy.refuse if way == "refused" else proxied.proxy.stall, proxied.proxy.heal)
     if service == "redis":
@@ -253,7 +253,7 @@ def make_outage(name: str, request: pytest.FixtureRequest, folder: Path) -> Outa
         destination: Destination = RedisDestination(server, framing=framing)
     else:
         server = request.getfixturevalue("hurt_rabbitmq")
-        destination = RabbitMQDestination(server)
+        destination = RabbitMQDestination(server, framing=framing)
     if way == "frozen":
         return Outage(destination, server.freeze, server.thaw)
     return Outage(destination, server.kill, server.start)

@@ -37,7 +37,7 @@ from streamll.sinks.redis import RedisSink
 from streamll.sinks.terminal import TerminalSink
 from streamll.testing.proxy import FaultProxy
 from streamll.wire.entry import WireEntry
-from streamll.wire.rabbitmq import decode_message
+from streamll.wire.rabbitmq import decode_messages
 from streamll.wire.redis import decode_entries
 from tests.fixtures.rabbitmq import RabbitMQEndpoint, RabbitMQServer
 from tests.fixtures.redis import RedisEndpoint, RedisServer
@@ -415,8 +415,9 @@ class RabbitMQDestination(Destination):
     name = "rabbitmq"
     exactly_once = False
 
-    def __init__(self, server: RabbitMQEndpoint, proxied: bool = False) -> None:
+    def __init__(self, server: RabbitMQEndpoint, proxied: bool = False, framing: str = "single") -> None:
         self.server = server
+        self.framing = framing
         self.exchange = f"streamll-test-{uuid4().hex}"
         self._seen: dict[str, list[WireEntry]] = {}
         parts = urlsplit(server.url)
@@ -425,10 +426,10 @@ class RabbitMQDestination(Destination):
         self._url = _through(server.url, self.proxy)
 
     def sink(self, **options: Any) -> Sink:
-        return RabbitMQSink(self._url, exchange=self.exchange, queue=self.exchange, **options)
+        return RabbitMQSink(self._url, exchange=self.exchange, queue=self.exchange, framing=self.framing, **options)
 
     def url(self) -> str:
-        return f"{self._url}?exchange={self.exchange}&queue={self.exchange}"
+        return f"{self._url}?exchange={self.exchange}&queue={self.exchange}&framing={self.framing}"
 
     def _entries(self, queue: str) -> list[WireEntry]:
         seen = self._seen.setdefault(queue, [])
@@ -439,7 +440,7 @@ class RabbitMQDestination(Destination):
                 method, properties, body = channel.basic_get(queue, auto_ack=True)
                 if method is None or properties is None or body is None:
                     break
-                seen.append(decode_message(body, properties.headers, properties.message_id))
+                seen += decode_messages(body, properties.headers, properties.message_id)
         except pika.exceptions.ChannelClosedByBroker as error:
             if error.reply_code != NOT_FOUND:  # else nothing has come that far yet
                 raise
