@@ -314,9 +314,7 @@ class TransactionFence:
         behind = [fence_command(target.keys, last), (b"EXEC",), *self._arming()]
         if target.replicas:
             behind.append(target.wait(deadline))
-        requests = [connection.pack(command) for command in ((b"MULTI",), *self._appends(items), *behind)]
-        if items and not items.reasons and not items.counts:
-            requests.insert(1, self._packer.pack(items.numbers, items.payloads))
+        requests = [connection.pack((b"MULTI",)), *self._appends(connection, items), *map(connection.pack, behind)]
         end = len(items) + 3
         self._armed = False
         usual = _OK + _QUEUED * (len(items) + 1)
@@ -350,11 +348,12 @@ class TransactionFence:
         progress.after = last
         return True
 
-    def _appends(self, items: Items) -> list[tuple[Argument, ...]]:
-        """The XADDs, unless they are of the one kind that is packed all at once."""
-        if not items.reasons and not items.counts:
-            return []
-        return xadd_commands(self._target.keys, self._target.producer, self._target.trim, items)
+    def _appends(self, connection: RedisConnection, items: Items) -> list[bytes]:
+        """The XADDs; all in one step where they are of the one kind that nearly all are of."""
+        target = self._target
+        if items and not items.reasons and not items.counts:
+            return [self._packer.pack(items.numbers, items.payloads)]
+        return [*map(connection.pack, xadd_commands(target.keys, target.producer, target.trim, items))]
 
     def _rejection(self, part: Part, progress: Progress, replies: Sequence[Reply]) -> Trouble | None:
         """When the server hung up because a part was too long for it: say which."""

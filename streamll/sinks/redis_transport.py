@@ -97,14 +97,14 @@ class RedisTransport:
             return BatchOutcome(Failure.UNAVAILABLE, sent=False, error="not connected")
         if not batch:
             return BatchOutcome()
-        framed = Batch(batch, self._options.framing == BATCH)
+        events = Batch(batch, self._options.framing == BATCH)
         if time.monotonic() - self._fenced > FENCE_TTL * 0.9:
             # The fence has outlived itself, or is about to: that it is gone does not mean that events are lost.
             self._after = 0
-        progress = self._fence.append(connection, framed, self._after, deadline)
+        progress = self._fence.append(connection, events, self._after, deadline)
         if self._options.fence == "auto" and _not_permitted(progress):
             other = _other_than(self._fence, self._target)
-            otherwise = other.append(connection, framed, self._after, deadline)
+            otherwise = other.append(connection, events, self._after, deadline)
             if not _not_permitted(otherwise):
                 self._fence, progress = other, otherwise
         self._after = progress.after
