@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from tests.performance.measuring import Arm, Lap, Race, ratios
-from tests.performance.model import CLAIM, Model, Point, fit, milliseconds, sentence
+from tests.performance.model import CLAIM, FITTED_FROM, Model, Point, fit, milliseconds, sentence
 from tests.performance.results import Aim, Findings
 from tests.performance.sending import Sent
 
@@ -19,9 +19,6 @@ ROUND_TRIPS = (0.1e-3, 0.2e-3, 0.5e-3, 1e-3, 2e-3, 5e-3)
 BATCHES = (1, 10, 100, 500, 1000)
 
 ONE_BY_ONE = "one by one"
-
-_FITTED_FROM = 10
-"""The model has no place for what a batch costs as a whole, which is all there is to one of a single event."""
 
 Send = Callable[[int], Sent]
 """Sends so many events."""
@@ -126,12 +123,13 @@ class Curve:
 
     def fitted(self, name: str) -> Model:
         """What explains them."""
-        return fit([point for point in self.points(name) if point.batch >= _FITTED_FROM])
+        return fit([point for point in self.points(name) if point.batch >= FITTED_FROM])
 
     def tell(self, findings: Findings, names: Mapping[str, str], what: str = "batch") -> None:
         """Say what was found of those who have these names (each with its name in a sentence), and keep it for charts."""
         alone = Way(ONE_BY_ONE)
         curves = []
+        claims = findings.series["claims"] = []
         for name, shown in names.items():
             points = self.points(name)
             batches = sorted({point.batch for point in points})
@@ -140,9 +138,10 @@ class Curve:
             except ValueError as error:
                 findings.say(f"{shown}: no model could be fitted, {error}.")
                 continue
-            findings.say(sentence(shown, model, [batch for batch in batches if batch >= _FITTED_FROM], what=what))
+            claims.append(sentence(shown, model, [batch for batch in batches if batch >= FITTED_FROM], what=what))
+            findings.say(claims[-1])
             findings.say(_as_measured(shown, points, what))
-            off = model.error([point for point in points if point.batch >= _FITTED_FROM])
+            off = model.error([point for point in points if point.batch >= FITTED_FROM])
             findings.say(f"{shown}: half of the measured speedups are within {off:.0%} of the fitted ones.")
             stored = [[point.rtt, point.batch, point.speedup] for point in points]
             curves.append({"name": name, "c1": model.c1, "c2": model.c2, "points": stored})

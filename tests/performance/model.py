@@ -21,6 +21,10 @@ from statistics import median
 CLAIM = 82.0
 """The speedup that was claimed before anybody had measured it."""
 
+FITTED_FROM = 10
+"""The batch from which on the model is fitted: what a batch costs as a whole, which is all there is to one of a single
+event, has no place in it."""
+
 _STEPS = 200
 """Steps of the fit at most; ten are enough for anything that resembles the model."""
 _SHORTEST, _LONGEST = 1e-9, 10.0
