@@ -44,8 +44,9 @@ IN_MEMORY = "what waits is in memory, bounded and counted: a crash loses it, unl
 REDIS = {
     "xadd_each": Way(
         "redis-py, one XADD after the other",
-        "each is answered before the next; the caller waits for every round trip; redis-py repeats by itself what it got no "
-        "answer to, which may store it twice; while Redis is away each call fails, and its event is the caller's problem",
+        "each is answered before the next; the caller waits for every round trip; redis-py (from version 6 on) repeats by "
+        "itself what it got no answer to, which may store it twice; while Redis is away each call fails, and its event is the "
+        "caller's problem",
         "xadd_each",
         2_000,
     ),
@@ -57,8 +58,8 @@ REDIS = {
     ),
     "xadd_pipelined": Way(
         "redis-py's pipeline, batches of 500",
-        "in order; when a batch fails half of it may be stored, and repeating it stores that twice; the caller waits for "
-        "the round trip of each batch, and is to collect them",
+        "in order; a batch that got no answer may be stored or not, in part too, and repeating it, as redis-py does by itself "
+        "from version 6 on, stores that twice; the caller waits for the round trip of each batch, and is to collect them",
         "xadd_pipelined",
         20_000,
     ),
