@@ -47,13 +47,14 @@ def test_emit(race: Race, findings: Findings, redis_here: RedisServer, children:
         aim = Aim(at_most=1.5) if state == "idle" else None
         aim = Aim(at_most=1.2, of_ratio=True) if state.startswith("dead") else aim
         to = None if state == "idle" else ("worker idle", idle)
-        findings.row(f"emit, {words}: median", of(laps[state], "median"), "us", to=to, aim=aim, note=HOW)
+        findings.row(f"emit, {words}: median", of(laps[state], "median"), "us", to=to, aim=aim)
         to = None if state == "idle" else ("worker idle", of(laps["idle"], "block"))
         aim = aim if state.startswith("dead") else None
         blocks = "median of blocks of 100 calls, a call's share: what only some calls pay is in it too"
         findings.row(f"emit, {words}: in blocks", of(laps[state], "block"), "us", to=to, aim=aim, note=blocks)
         for name, label in (("p99", "p99"), ("p999", "p99.9"), ("max", "maximum")):
             findings.row(f"emit, {words}: {label}", of(laps[state], name), "us")
+    findings.say(HOW)
     findings.series["emit"] = {
         state: {name: of(laps[state], name) for name in ("median", "p99", "p999", "max")} for state in STATES
     }

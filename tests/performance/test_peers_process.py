@@ -65,7 +65,7 @@ def test_one_call(race: Race, findings: Findings, children: Children, quick: boo
     medians = {name: [lap["median"] for lap in own] for name, own in figures.items()}
     otel = ("OpenTelemetry span", medians["opentelemetry"])
     for name, label in LABELS.items():
-        aim = Aim(at_most=1 / 15, of_ratio=True) if name == "emit" else None
+        aim = Aim(at_most=round(1 / 15, 4), of_ratio=True) if name == "emit" else None
         to = None if name == "opentelemetry" else otel
         findings.row(f"{label}: the caller's time, median", medians[name], "us", to=to, aim=aim, note=NOTES[name])
     for name, label in LABELS.items():
