@@ -110,7 +110,7 @@ class RedisConnection:
         cut = None
         try:
             try:
-                self._write(b"".join(requests))
+                self._write(requests)
             except OSError as error:
                 if isinstance(error, (TimeoutError, BlockingIOError)):
                     raise
@@ -125,11 +125,11 @@ class RedisConnection:
         self.broken = cut is not None
         return replies, self._explain(cut) if cut else None
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, requests: Sequence[bytes]) -> None:
         if self._tap.socket is not None:
-            self._tap.write(self._tap.socket, data)
+            self._tap.write(self._tap.socket, requests)
         else:
-            self._connection.send_packed_command([data], check_health=False)
+            self._connection.send_packed_command([b"".join(requests)], check_health=False)
 
     def _read(
         self, sock: socket.socket, parser: Any, replies: list[Reply], count: int, usual: bytes, usual_count: int

@@ -15,6 +15,7 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -22,6 +23,9 @@ from streamll.runtime.fork import Descriptors, tell_after_fork
 
 _CONNECTING = (errno.EINPROGRESS, getattr(errno, "WSAEWOULDBLOCK", errno.EINPROGRESS))
 _HAS_KERNEL_TIMEOUTS = sys.platform in ("linux", "darwin")
+
+_MOST_PARTS = 1024
+"""What Linux and macOS take in one call (IOV_MAX)."""
 
 _ARMED_FOR = 0.05
 """Seconds by which a batch whose answers trickle in may miss its deadline."""
@@ -113,20 +117,26 @@ class Tap:
                 self._kernel = False
         self.socket.settimeout(None if self._kernel else left)
 
-    def write(self, sock: socket.socket, data: bytes) -> None:
+    def write(self, sock: socket.socket, parts: Sequence[bytes]) -> None:
         """Write all of it, in one call as a rule.
 
         Raises:
             OSError: When the connection breaks, or not all is written at the deadline.
         """
-        rest = memoryview(data)
+        several = self._kernel and 1 < len(parts) <= _MOST_PARTS
+        done = sock.sendmsg(parts) if several else 0  # which spares putting them together
+        if several and done == sum(map(len, parts)):
+            return
+        rest = memoryview(b"".join(parts))[done:]
         while True:
-            rest = rest[sock.send(rest) :]
+            if done:  # but not all, since the kernel's timeout is over
+                self.arm(self.deadline)
+                if time.monotonic() >= self.deadline:
+                    raise TimeoutError("not all of the batch was taken in time")
+            done = sock.send(rest)
+            rest = rest[done:]
             if not rest:
                 return
-            self.arm(self.deadline)
-            if time.monotonic() >= self.deadline:
-                raise TimeoutError("not all of the batch was taken in time")
 
     def arm_again(self) -> None:
         """Keep the deadline of several reads: each may take what was left when this was done last.

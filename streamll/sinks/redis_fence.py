@@ -15,8 +15,8 @@ the fence makes the EXEC of a transaction fail.
 
 The transaction goes first, because the server is what limits both, and the script costs it half as much again to two
 thirds more: 2.1 microseconds of its time an event, where the transaction takes 1.2 to 1.5, and an XADD of
-redis-benchmark's 1.3 (Redis 7.0, events of 300 bytes, batches of 500 to 5,000, all in one run on 2 shared cores). On our
-side both take about 0.6.
+redis-benchmark's 1.3 (Redis 7.0, events of 300 bytes, batches of 500 to 5,000, all in one run on 2 shared cores). Our own
+share is 0.5 and 0.7.
 
 What speaks for the script is that the server serves others between its chunks. The EXEC of 5,000 events, the longest
 batch by default, keeps it for two or three milliseconds.
@@ -352,7 +352,7 @@ class TransactionFence:
         """The XADDs; all in one step where they are of the one kind that nearly all are of."""
         target = self._target
         if items and not items.reasons and not items.counts:
-            return [self._packer.pack(items.numbers, items.payloads)]
+            return self._packer.pack(items.numbers, items.payloads)
         return [*map(connection.pack, xadd_commands(target.keys, target.producer, target.trim, items))]
 
     def _rejection(self, part: Part, progress: Progress, replies: Sequence[Reply]) -> Trouble | None:

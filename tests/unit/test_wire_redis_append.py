@@ -103,7 +103,18 @@ def test_events_are_packed_all_at_once_as_they_are_one_by_one(
     trim = Trim(limit, exact)
     packer = EventPacker(keys, key, trim)
     for _ in range(2):
-        assert packer.pack(numbers, payloads) == packed(xadd_commands(keys, key, trim, Items(numbers, payloads)))
+        assert b"".join(packer.pack(numbers, payloads)) == packed(
+            xadd_commands(keys, key, trim, Items(numbers, payloads))
+        )
+
+
+@pytest.mark.parametrize("count", [499, 500, 501, 1000, 1201])
+def test_many_events_are_packed_in_pieces_of_which_the_last_trims(count: int) -> None:
+    items = Items(range(700, 700 + count), [b"x" * (number % 50) for number in range(count)])
+    pieces = EventPacker(KEYS, b"p", Trim(5)).pack(items.numbers, items.payloads)
+    assert len(pieces) == -(-count // 500)
+    assert b"".join(pieces) == packed(xadd_commands(KEYS, b"p", Trim(5), items))
+    assert [b"MAXLEN" in piece for piece in pieces] == [False] * (len(pieces) - 1) + [True]
 
 
 @pytest.mark.parametrize(("limit", "exact", "sign"), [(5, True, b"="), (5, False, b"~")])
