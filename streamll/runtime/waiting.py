@@ -109,13 +109,14 @@ class Waiting:
         return found
 
     def remove(self, victims: list[Entry], newest: bool) -> None:
-        """Take out what `victims` has found, asked with the same `newest`."""
-        for entry in victims:
-            queue = self.queues[rank_of(entry.record)]
-            if newest:
-                queue.pop()
-            else:
-                queue.popleft()
+        """Take out what `victims` has found, asked with the same `newest`: of each class all, before the next has to."""
+        left = len(victims)
+        for queue in self.queues:
+            take = queue.pop if newest else queue.popleft
+            n = min(left, len(queue))
+            for _ in range(n):
+                take()
+            left -= n
         self.count -= len(victims)
 
     def clear(self) -> list[Entry]:
