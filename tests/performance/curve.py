@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
+from tests.performance.delay import DelayingProxy
 from tests.performance.measuring import Arm, Lap, Race, ratios
 from tests.performance.model import CLAIM, FITTED_FROM, Model, Point, fit, milliseconds, sentence
 from tests.performance.results import Aim, Findings
@@ -71,12 +72,18 @@ class Curve:
 
     Args:
         race: What runs them.
+        proxy: What makes paths long.
+        empty: Empties what is sent to.
+        count: How much is there.
         seconds: How long a lap is to be, about.
         alone: Seconds of an operation by itself, about: for the length of laps only.
         together: Seconds of an operation in a batch, about.
     """
 
     race: Race
+    proxy: DelayingProxy
+    empty: Callable[[], object]
+    count: Callable[[], int]
     seconds: float
     alone: float
     together: float
@@ -85,20 +92,46 @@ class Curve:
     ways: list[Way] = field(default_factory=list)
     laps: dict[str, list[Lap]] = field(default_factory=dict)
 
-    def add(self, path: Path, way: Way, send: Send, least: int = 4) -> None:
-        """Have it sent so over that path; at least so many batches a lap."""
+    def distant(self, round_trips: Sequence[float]) -> list[Path]:
+        """Make paths that long, through the proxy."""
+        paths = [Path(f"delayed, {rtt * 1e3:g} ms wished", rtt) for rtt in round_trips]
+        for path in paths:
+            path.measured.append(self.proxy.calibrate(path.rtt))
+        return paths
+
+    def add(self, path: Path, way: Way, send: Send, *, n: int = 0, at_least: int = 4, framed: bool = False) -> None:
+        """Have it sent so over that path.
+
+        Args:
+            path: Over which.
+            way: How it is called.
+            send: What sends so many events over it, and returns when all are confirmed.
+            n: How many a lap; 0: as many whole batches as fill it.
+            at_least: So many batches at least, then.
+            framed: Whether many events may be in one entry or message, so that those cannot be counted.
+        """
         batch = way.batch or 1
-        trips = self.seconds / (path.rtt + (self.alone if batch == 1 else batch * self.together))
-        n = batch * max(least, int(trips))
-        self.arms[_key(path, way)] = lambda: send(n)
+        alone = way.name == ONE_BY_ONE
+        if not n:
+            trips = self.seconds / (path.rtt + (self.alone if batch == 1 else batch * self.together))
+            n = batch * max(at_least, int(trips))
+
+        def lap() -> Sent:
+            self.empty()
+            if path.rtt and alone:
+                path.measured.append(self.proxy.renew(path.rtt))
+            elif path.rtt:
+                self.proxy.use(path.rtt)
+            sent = send(n)
+            if self.count() < (1 if framed else n):
+                raise RuntimeError(f"{way}, over {path}: {self.count()} of {n} are there")
+            return sent
+
+        self.arms[_key(path, way)] = lap
         if path not in self.paths:
             self.paths.append(path)
         if way not in self.ways:
             self.ways.append(way)
-
-    def add_steady(self, path: Path, way: Way, send: Send, n: int) -> None:
-        """Have so many events sent over that path."""
-        self.add(path, way, lambda _: send(n))
 
     def run(self, rounds: int, warm_up: int) -> None:
         """Run them all in turn."""

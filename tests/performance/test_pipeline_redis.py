@@ -10,11 +10,11 @@ import pytest
 
 from streamll.sinks.redis_options import RedisOptions
 from tests.fixtures.redis import RedisServer
-from tests.performance.curve import BATCHES, ONE_BY_ONE, ROUND_TRIPS, Curve, Path, Send, Way
+from tests.performance.curve import BATCHES, ONE_BY_ONE, ROUND_TRIPS, Curve, Path, Way
 from tests.performance.delay import DelayingProxy
 from tests.performance.measuring import Race
 from tests.performance.results import Aim, Findings
-from tests.performance.sending import Sent, record, through_sink, with_query
+from tests.performance.sending import record, through_sink, with_query
 from tests.performance.sending_redis import STREAM, Appender
 
 REDIS_PY = "redis-py's pipeline"
@@ -42,53 +42,32 @@ def test_pipeline_curve_on_redis(
     inspector = stack.enter_context(redis_here.client())
     payload = record().payload
 
-    def fresh(send: Send, path: Path, whole: bool = False) -> Send:
-        """Send into an empty stream, over that path; see that all is there, unless many are in an entry."""
-
-        def lap(n: int) -> Sent:
-            inspector.delete(STREAM)
-            if path.rtt:
-                proxy.use(path.rtt)
-            sent = send(n)
-            assert inspector.xlen(STREAM) >= (1 if whole else n)
-            return sent
-
-        return lap
-
-    def measuring(send: Send, path: Path) -> Send:
-        """Look at the path's real length again before each lap."""
-
-        def lap(n: int) -> Sent:
-            if path.rtt:
-                path.measured.append(proxy.renew(path.rtt))
-            return send(n)
-
-        return lap
-
+    curve = Curve(
+        race,
+        proxy,
+        empty=partial(inspector.delete, STREAM),
+        count=partial(inspector.xlen, STREAM),
+        seconds=0.03 if quick else 0.12,
+        alone=60e-6,
+        together=8e-6,
+    )
     far = f"redis://{proxy.host}:{proxy.ports[0]}/0"
     near = [(Path("unix socket", 0, is_fitted=False), redis_here.unix_url), (Path("loopback", 0), redis_here.url)]
-    round_trips = ROUND_TRIPS[1::2] if quick else ROUND_TRIPS
-    distant = [(Path(f"delayed, {rtt * 1e3:g} ms wished", rtt), far) for rtt in round_trips]
-    curve = Curve(race, seconds=0.03 if quick else 0.12, alone=60e-6, together=8e-6)
+    distant = [(path, far) for path in curve.distant(ROUND_TRIPS[1::2] if quick else ROUND_TRIPS)]
+    many = 5_000 if quick else 30_000
     for path, url in [*distant, *near]:
-        if path.rtt:
-            path.measured.append(proxy.calibrate(path.rtt))
         appender = Appender(url, payload)
         stack.callback(appender.close)
-        sink = with_query(url, stream=STREAM)
-
-        curve.add(path, Way(ONE_BY_ONE), measuring(fresh(appender.one_by_one, path), path))
+        sink = partial(through_sink, with_query(url, stream=STREAM))
+        curve.add(path, Way(ONE_BY_ONE), appender.one_by_one)
         for batch in BATCHES:
-            curve.add(path, Way(REDIS_PY, batch), fresh(partial(appender.pipelined, batch=batch), path))
+            curve.add(path, Way(REDIS_PY, batch), partial(appender.pipelined, batch=batch))
             # Without growth, so that a batch is what it is called.
-            options = {"batch_size": batch, "batch_growth": 1}
-            curve.add(path, Way(SINK, batch), fresh(partial(through_sink, sink, **options), path))
-        n = 5_000 if quick else 30_000
+            curve.add(path, Way(SINK, batch), partial(sink, batch_size=batch, batch_growth=1))
         if "framing" in RedisOptions.names():
-            curve.add_steady(
-                path, Way(FRAMES), fresh(partial(through_sink, with_query(sink, framing="batch")), path, True), n
-            )
-        curve.add_steady(path, Way(DEFAULTS), fresh(partial(through_sink, sink), path), n)
+            framing = partial(through_sink, with_query(url, stream=STREAM, framing="batch"))
+            curve.add(path, Way(FRAMES), framing, n=many, framed=True)
+        curve.add(path, Way(DEFAULTS), sink, n=many)
     curve.run(rounds=2 if quick else 5, warm_up=0 if quick else 1)
 
     findings.say(
