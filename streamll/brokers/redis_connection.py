@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from streamll.brokers.redis_errors import Trouble, trouble_of
-from streamll.brokers.redis_tap import Tap, tapped_class
+from streamll.brokers.redis_tap import READ_SIZE, Tap, tapped_class
 from streamll.delivery.outcome import Failure
 from streamll.errors import UnavailableError
 from streamll.runtime.fork import tell_after_fork
@@ -25,7 +25,6 @@ from streamll.wire.redis import Argument
 Reply = Any
 """A reply of RESP2: bytes, int, None, a list of replies, or an exception of redis-py for an error."""
 
-_READ_SIZE = 65_536
 _NOT_YET = object()
 
 USUAL = object()
@@ -136,18 +135,19 @@ class RedisConnection:
     ) -> None:
         """Read so many answers, in as few calls as can be: beside a busy thread each waits for the interpreter's lock.
 
+        So the first call waits for as many bytes as the usual answers have, of which no other answer of Redis is shorter.
         redis-py takes about a microsecond of Python for each answer, of which a transaction has two for each event.
         """
         came = b""
         while len(came) < len(usual) and usual.startswith(came):
-            data = self._tap.read(sock, len(usual) - len(came), whole=True)
+            data = self._tap.read(sock, least=len(usual) - len(came))
             came += data
             if not data:
                 break
-        if usual and came == usual:
+        if usual and came.startswith(usual):
             replies += [USUAL] * usual_count
-        else:
-            parser.feed(came)
+            came = came[len(usual) :]
+        parser.feed(came)
         while True:
             while len(replies) < count:
                 reply = parser.gets()
@@ -156,7 +156,7 @@ class RedisConnection:
                 replies.append(reply)
             if len(replies) == count:
                 return
-            data = self._tap.read(sock, _READ_SIZE)
+            data = self._tap.read(sock)
             if not data:
                 raise ConnectionResetError("the server closed the connection")
             parser.feed(data)
@@ -219,7 +219,7 @@ def connect(base: type[Any], settings: dict[str, Any], deadline: float, tap: Tap
             **kept,
             retry=Retry(NoBackoff(), 0),
             protocol=2,
-            socket_read_size=_READ_SIZE,
+            socket_read_size=READ_SIZE,
             socket_timeout=left,
             socket_connect_timeout=left,
         )

@@ -24,6 +24,9 @@ from streamll.runtime.fork import Descriptors, tell_after_fork
 _CONNECTING = (errno.EINPROGRESS, getattr(errno, "WSAEWOULDBLOCK", errno.EINPROGRESS))
 _HAS_KERNEL_TIMEOUTS = sys.platform in ("linux", "darwin")
 
+READ_SIZE = 262_144
+"""Bytes that one call reads at most: the answers to the longest batch."""
+
 _MOST_PARTS = 1024
 """What Linux and macOS take in one call (IOV_MAX)."""
 
@@ -52,6 +55,7 @@ class Tap:
         self._pid = os.getpid()
         self._kernel = False
         self._armed_at = 0.0
+        self._least = 1
         self.interrupted = False
         self.deadline = 0.0
         self.socket: socket.socket | None = None
@@ -99,6 +103,7 @@ class Tap:
         """Take over the connected socket, TLS and all."""
         self.socket = sock
         self._kernel = _is_plain(sock) and _HAS_KERNEL_TIMEOUTS
+        self._least = 1
         self.arm(self.deadline)
 
     def arm(self, deadline: float) -> None:
@@ -150,21 +155,22 @@ class Tap:
                 raise TimeoutError("not all answers came in time")
             self.arm(self.deadline)
 
-    def read(self, sock: socket.socket, size: int, whole: bool = False) -> bytes:
-        """Read what has come, at most so many bytes; nothing when the other side has closed.
+    def read(self, sock: socket.socket, least: int = 1) -> bytes:
+        """Read what has come; nothing when the other side has closed.
 
         Args:
             sock: The socket.
-            size: The bytes.
-            whole: Wait for all of them, where the kernel can do that in one call; elsewhere fewer may come.
+            least: Wait for so many bytes, where the kernel can do that in one call; elsewhere fewer may come.
 
         Raises:
             OSError: When the connection breaks, or nothing comes before the deadline.
         """
         self.arm_again()
-        if whole and self._kernel:
-            return sock.recv(size, socket.MSG_WAITALL)
-        return sock.recv(size)
+        if self._kernel and least != self._least:
+            with contextlib.suppress(OSError):  # then fewer come
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
+            self._least = least
+        return sock.recv(READ_SIZE)
 
     def is_quiet(self) -> bool:
         """Whether nothing has come that nobody asked for, such as the end of the connection."""
