@@ -99,9 +99,10 @@ class TestStreams:
         found = outcome(url, "--start", "0", code=0)
         assert (found["whole"], found["total"]["events"]) == (False, 1)
 
-    def test_what_a_sink_wrote(self, broker: Broker) -> None:
+    @pytest.mark.parametrize("framing", ["single", "batch"])
+    def test_what_a_sink_wrote(self, broker: Broker, framing: str) -> None:
         url = broker.queue("stream")
-        with RabbitMQSink(amqp_url=broker.server, exchange="", routing_key=broker.name) as sink:
+        with RabbitMQSink(amqp_url=broker.server, exchange="", routing_key=broker.name, framing=framing) as sink:
             assert all(sink.handle_event(EVENT) for _ in range(1000))
         assert counted(outcome(url, code=0)["producers"][0]) == {"events": 1000}
 
