@@ -23,7 +23,7 @@ from tests.soak.lines import application_line, clock, read_line, sink_line
 from tests.soak.reader import Reader
 from tests.soak.report import Order, SinkReport
 from tests.soak.schedule import Schedule
-from tests.soak.verdict import FILLING, FIRST, QUIET, SECOND, Memory, judge
+from tests.soak.verdict import EARLY, FILLING, LATE, MIDDLE, QUIET, SETTLING, Memory, judge
 
 _LOOK_EVERY = 0.25
 _REPORT_EVERY = 0.25
@@ -176,12 +176,11 @@ class Soak:
             self._schedules[name] = schedule
             things.callback(schedule.stop)
             schedule.start()
-        end = self._began + plan.seconds
-        half = (time.monotonic() + end) / 2
-        self._phase = FIRST
-        if self._watch(lambda: time.monotonic() > half):
-            self._phase = SECOND
-            self._watch(lambda: time.monotonic() > end)
+        left = self._began + plan.seconds - time.monotonic()
+        ends = [time.monotonic() + left * quarter / 4 for quarter in (1, 2, 3, 4)]
+        for self._phase, end in zip((SETTLING, EARLY, MIDDLE, LATE), ends, strict=True):
+            if not self._watch(partial(_is_over, end)):
+                return
 
     def _watch(self, done: Callable[[], bool]) -> bool:
         """Look at everything until that is so; returns False when it is to end before, for whatever reason."""
@@ -260,3 +259,8 @@ class Soak:
             self._say(sink_line(name, self._sink(name), self._arrival[name], []))
             self._say(read_line(reader.audit.report().total))
         self._say("\n".join(["WRONG:", *self._verdict[:20]]) if self._verdict else "all is well")
+
+
+def _is_over(end: float) -> bool:
+    """Whether a moment of the monotonic clock is over."""
+    return time.monotonic() > end

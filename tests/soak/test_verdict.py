@@ -14,7 +14,7 @@ from streamll.views.audit import Audit
 from tests.soak.buckets import Buckets
 from tests.soak.lines import application_line, clock, sink_line
 from tests.soak.report import Order, Report, SinkReport, read_order, read_report, to_line
-from tests.soak.verdict import FILLING, FIRST, MIB, QUIET, SECOND, Memory, Read, judge
+from tests.soak.verdict import EARLY, FILLING, LATE, MIB, MIDDLE, QUIET, SETTLING, Memory, Read, judge
 
 SINK = SinkReport(
     offered=10,
@@ -163,23 +163,22 @@ def test_memory_has_a_bound_at_any_moment() -> None:
     memory.held = 8 * MIB
     memory.see(50 * MIB, FILLING)
     assert str(memory) == "RSS 50.0 MiB (warm-up)"
-    memory.see(54 * MIB, FIRST)
-    memory.see(52 * MIB, FIRST)
+    memory.see(54 * MIB, SETTLING)
+    memory.see(52 * MIB, SETTLING)
     assert str(memory) == "RSS 52.0 MiB (+4.0% since the warm-up; peak 54.0, bound 54.0; floor 52.0)"
     assert memory.judge() == []
-    memory.see(55 * MIB, FIRST)
+    memory.see(55 * MIB, EARLY)
     assert not memory.within
     assert "grew to 55.0 MiB, where 54.0 are allowed: 40.0 at first and 10%, 8.0 that" in memory.judge()[0]
 
 
 def test_memory_has_a_floor_that_must_not_rise() -> None:
     memory = Memory(0.10, held=100 * MIB)
-    for rss, phase in ((40, QUIET), (60, FILLING), (60, FIRST), (50, FIRST), (80, SECOND), (55, SECOND)):
+    for rss, phase in ((40, QUIET), (45, SETTLING), (60, EARLY), (50, EARLY), (80, MIDDLE), (80, LATE), (55, LATE)):
         memory.see(rss * MIB, phase)
     assert memory.judge() == []
-    assert "floor 50.0 and then 55.0" in str(memory)
-    memory.floors = 50 * MIB, 56 * MIB
-    assert "never less than 56.0 MiB in the second half, where it had 50.0" in memory.judge()[0]
+    memory.floors[LATE] = 56 * MIB
+    assert "never has less than 56.0 MiB in the last quarter, where it had 50.0" in memory.judge()[0]
 
 
 def test_buckets_are_no_wider_than_a_sixteenth() -> None:

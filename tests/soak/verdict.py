@@ -6,7 +6,7 @@ What belongs here: the rules; no thread, clock or server. What does not: how any
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from streamll.ranges import RangeSet
 from streamll.views.audit import AuditReport
@@ -33,8 +33,8 @@ class Read:
     again: int
 
 
-QUIET, FILLING, FIRST, SECOND = range(4)
-"""The phases of a soak: load before any buffer was full, the rest of the warm-up, and the halves of what comes then."""
+QUIET, FILLING, SETTLING, EARLY, MIDDLE, LATE = range(6)
+"""The phases of a soak: load before any buffer was full, the rest of the warm-up, and the quarters of what comes then."""
 
 
 @dataclass
@@ -44,8 +44,8 @@ class Memory:
     At any moment: what it had under load before any buffer was ever full, `growth` more, what the sinks' buffers have held
     by their own count, and a reserve for batches on their way.
 
-    In the long run: the least that it had in the second half is not more than `growth` above the least of the first.
-    Whatever outages take for a while, and fragments keep of it, a leak lifts the floor.
+    In the long run: the least that it had in the last quarter is not more than `growth` above the least of the second,
+    when all has been used that is loaded on first use. Whatever outages take for a while, a leak lifts the floor.
 
     Attributes:
         growth: The share by which it may grow.
@@ -55,7 +55,7 @@ class Memory:
         warm: The last measurement of the warm-up.
         peak: The most since then.
         now: The last measurement.
-        floors: The least of either half; 0 when there is none.
+        floors: The least by phase.
     """
 
     growth: float
@@ -65,22 +65,18 @@ class Memory:
     warm: int = 0
     peak: int = 0
     now: int = 0
-    floors: tuple[int, int] = (0, 0)
+    floors: dict[int, int] = field(default_factory=dict)
 
     def see(self, rss: int, phase: int) -> None:
         """Take a measurement in."""
         self.now = rss
-        first, second = self.floors
+        self.floors[phase] = min(rss, self.floors.get(phase, rss))
         if phase == QUIET:
             self.quiet = max(self.quiet, rss)
         if phase in (QUIET, FILLING):
             self.warm = rss
         else:
             self.peak = max(self.peak, rss)
-        if phase == FIRST:
-            self.floors = min(first or rss, rss), second
-        elif phase == SECOND:
-            self.floors = first, min(second or rss, rss)
 
     @property
     def bound(self) -> int:
@@ -101,22 +97,21 @@ class Memory:
             f"{self.quiet / MIB:.1f} at first and {self.growth:.0%}, {self.held / MIB:.1f} that the buffers held, "
             f"{self.reserve / MIB:.1f} for batches",
         )
-        first, second = self.floors
+        early, late = self.floors.get(EARLY, 0), self.floors.get(LATE, 0)
         verdict.hold(
-            not first or second <= first * (1 + self.growth),
-            f"the application has never less than {second / MIB:.1f} MiB in the second half, where it had "
-            f"{first / MIB:.1f} in the first: more than {self.growth:.0%} above",
+            late <= early * (1 + self.growth),
+            f"the application never has less than {late / MIB:.1f} MiB in the last quarter, where it had "
+            f"{early / MIB:.1f} in the second: more than {self.growth:.0%} above",
         )
         return verdict
 
     def __str__(self) -> str:
         if not self.peak:
             return f"RSS {self.now / MIB:.1f} MiB (warm-up)"
-        first, second = self.floors
-        floor = f"{first / MIB:.1f}" + (f" and then {second / MIB:.1f}" if second else "")
+        floors = ", ".join(f"{self.floors[phase] / MIB:.1f}" for phase in sorted(self.floors) if phase >= SETTLING)
         return (
             f"RSS {self.now / MIB:.1f} MiB ({self.now / self.warm - 1:+.1%} since the warm-up; "
-            f"peak {self.peak / MIB:.1f}, bound {self.bound / MIB:.1f}; floor {floor})"
+            f"peak {self.peak / MIB:.1f}, bound {self.bound / MIB:.1f}; floor {floors})"
         )
 
 
