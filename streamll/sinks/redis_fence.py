@@ -13,10 +13,9 @@ leave out what is not above it.
 Copies under way of one kind are harmless to the other: a script looks at the fence when it runs, and what it does to
 the fence makes the EXEC of a transaction fail.
 
-The transaction goes first, because the server is what limits both, and the script costs it half as much again to two
-thirds more: 2.1 microseconds of its time an event, where the transaction takes 1.2 to 1.5, and an XADD of
-redis-benchmark's 1.3 (Redis 7.0, events of 300 bytes, batches of 500 to 5,000, all in one run on 2 shared cores). Our own
-share is 0.5 and 0.7.
+The transaction goes first, because the server is what limits both, and the script costs it about two thirds more: 2.1
+microseconds of its time an event, where the transaction takes 1.2 to 1.5, and an XADD of redis-benchmark's 1.3 (Redis 7.0,
+events of 300 bytes, batches of 500 to 5,000, all in one run on 2 shared cores). Our own share is 0.5 and 0.7.
 
 What speaks for the script is that the server serves others between its chunks. The EXEC of 5,000 events, the longest
 batch by default, keeps it for two or three milliseconds.

@@ -34,7 +34,7 @@ class RedisOptions(OptionSet):
     fence: str = option(
         "auto",
         "How a batch is kept from being stored twice: by a transaction guarded by WATCH, or by a script, which costs the "
-        "server half as much again; auto: by a transaction where the server permits it, else by a script.",
+        "server about two thirds more; auto: by a transaction where the server permits it, else by a script.",
         choices=("auto", "script", "transaction"),
     )
     framing: str = option(
