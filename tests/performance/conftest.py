@@ -32,6 +32,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "tests/performance/" in item.path.as_posix():
             item.add_marker(pytest.mark.performance)
+    # The report tells things in the order in which they ran, and Redis first.
+    items.sort(
+        key=lambda item: item.path.as_posix().endswith("_rabbitmq.py") and "tests/performance/" in item.path.as_posix()
+    )
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:

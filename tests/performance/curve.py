@@ -6,7 +6,7 @@ a broker is reached (the tests), or the model (model.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -158,26 +158,36 @@ class Curve:
         """What explains them."""
         return fit([point for point in self.points(name) if point.batch >= FITTED_FROM])
 
-    def tell(self, findings: Findings, names: Mapping[str, str], what: str = "batch") -> None:
-        """Say what was found of those who have these names (each with its name in a sentence), and keep it for charts."""
+    def tell(self, findings: Findings, names: Sequence[str], what: str = "batch") -> None:
+        """Say what was found of those who have these names, and keep it for charts.
+
+        Args:
+            findings: Where it is said.
+            names: Whose speedups are explained by a model.
+            what: What a batch is called.
+        """
         alone = Way(ONE_BY_ONE)
         curves = []
         claims = findings.series["claims"] = []
-        for name, shown in names.items():
+        for name in names:
             points = self.points(name)
             batches = sorted({point.batch for point in points})
             try:
                 model = self.fitted(name)
             except ValueError as error:
-                findings.say(f"{shown}: no model could be fitted, {error}.")
+                findings.say(f"{name}: no model could be fitted, {error}.")
                 continue
-            claims.append(sentence(shown, model, [batch for batch in batches if batch >= FITTED_FROM], what=what))
+            claims.append(sentence(name, model, [batch for batch in batches if batch >= FITTED_FROM], what=what))
             findings.say(claims[-1])
-            findings.say(_as_measured(shown, points, what))
+            findings.say(_as_measured(name, points, what))
             off = model.error([point for point in points if point.batch >= FITTED_FROM])
-            findings.say(f"{shown}: half of the measured speedups are within {off:.0%} of the fitted ones.")
+            findings.say(f"{name}: half of the measured speedups are within {off:.0%} of the fitted ones.")
             stored = [[point.rtt, point.batch, point.speedup] for point in points]
             curves.append({"name": name, "c1": model.c1, "c2": model.c2, "points": stored})
+        for way in self.ways:
+            if not way.batch and way != alone:
+                claims.append(self._reached_by(way))
+                findings.say(claims[-1])
         findings.series["curves"] = curves
         findings.series["claim"] = CLAIM
         order = list(dict.fromkeys(way.name for way in self.ways))
@@ -205,6 +215,16 @@ class Curve:
             if _key(path, way) in self.laps and path.is_fitted:
                 aim = [aim for rtt, aim in aims if path.rtt >= rtt][-1]
                 findings.row(f"{way}, over {path}: times faster", self.speedups(path, way), "x", aim=aim, note=note)
+
+    def _reached_by(self, way: Way) -> str:
+        """Say over which paths the claim was true of a way that chooses its batches by itself."""
+        speedups = [(path, median(self.speedups(path, way))) for path in self.paths if path.is_fitted]
+        speedups.sort(key=lambda one: one[0].real)
+        parts = []
+        for words, is_true in ((f"{CLAIM:g}x or more", True), ("less", False)):
+            those = [f"{path} ({speedup:.0f}x)" for path, speedup in speedups if (speedup >= CLAIM) == is_true]
+            parts.append(f"{words} over {', '.join(those) if those else 'none of the paths'}")
+        return f"{way}, as measured: {'; '.join(parts)}."
 
 
 def _key(path: Path, way: Way) -> str:

@@ -14,8 +14,8 @@ from tests.performance.sending import Sent, record, through_sink
 from tests.performance.sending_rabbitmq import NAME, ByHand, OneByOne, Queue, Windowed, process_cpu, url_to
 
 WINDOWS = (1000, 2000)
-SINK = "streamll's sink"
-FRAMES = "streamll's sink, framing=batch"
+SINK = "streamll's RabbitMQ sink"
+FRAMES = "streamll's RabbitMQ sink, framing=batch"
 ONE_BY_ONE = "pika's BlockingConnection, a confirm for each"
 
 NOTES = {
@@ -27,7 +27,7 @@ NOTES = {
 def test_limit_of_rabbitmq(rabbitmq_here: RabbitMQServer, race: Race, findings: Findings, quick: bool) -> None:
     findings.about("limit", "RabbitMQ: beside raw publishers, persistent and confirmed")
     event, port = record(), rabbitmq_here.port
-    n = 3_000 if quick else 20_000
+    n = 3_000 if quick else 15_000
     broker_cpu = process_cpu(rabbitmq_here.pid)
     with ExitStack() as stack:
         queue = Queue(port)

@@ -15,8 +15,8 @@ from tests.performance.sending import Sent, record, through_sink, with_query
 from tests.performance.sending_redis import STREAM, Appender, find_redis_benchmark, redis_benchmark, server_cpu
 
 PIPELINES = (1, 16, 128)
-SINK = "streamll's sink"
-FRAMES = "streamll's sink, framing=batch"
+SINK = "streamll's Redis sink"
+FRAMES = "streamll's Redis sink, framing=batch"
 REDIS_PY = "redis-py's pipeline, 500"
 
 
@@ -57,7 +57,7 @@ def test_limit_of_redis(redis_here: RedisServer, race: Race, findings: Findings,
         arms[FRAMES] = watched(partial(through_sink, with_query(url, framing="batch"), n), 1)
     arms[SINK] = watched(partial(through_sink, url, n), n)
     try:
-        laps = race(arms, rounds=2 if quick else 7, warm_up=0 if quick else 1)
+        laps = race(arms, rounds=2 if quick else 5, warm_up=0 if quick else 1)
     finally:
         appender.close()
         inspector.close()

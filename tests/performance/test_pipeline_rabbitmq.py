@@ -16,9 +16,9 @@ from tests.performance.sending import record, through_sink
 from tests.performance.sending_rabbitmq import NAME, OneByOne, Queue, Windowed, url_to
 
 PIKA = "pika's SelectConnection"
-SINK = "streamll's sink"
-DEFAULTS = "streamll's sink with its defaults"
-FRAMES = "streamll's sink, framing=batch"
+SINK = "streamll's RabbitMQ sink"
+DEFAULTS = "streamll's RabbitMQ sink with its defaults"
+FRAMES = "streamll's RabbitMQ sink, framing=batch"
 
 
 def test_pipeline_curve_on_rabbitmq(
@@ -65,7 +65,7 @@ def test_pipeline_curve_on_rabbitmq(
         "at most. The RTT is how much longer a PING of Redis takes through the same delaying proxy than on loopback "
         f"({proxy.loopback * 1e6:.0f} us), measured before each lap."
     )
-    curve.tell(findings, {PIKA: "pika's SelectConnection", SINK: "streamll's sink on RabbitMQ"}, what="window")
+    curve.tell(findings, [PIKA, SINK], what="window")
     curve.judge(findings, Way(DEFAULTS), [(0.0, None)], "confirm_window 1,000")
     if "framing" in RabbitMQOptions.names():
         curve.judge(findings, Way(FRAMES), [(0.0, None)], "many events in a message")
