@@ -105,7 +105,12 @@ def _draw_bars(series: Mapping[str, Any], unit: str, title: str, file: Path) -> 
             label = kind if kind and kind not in named else None
             named.add(kind)
             axes.barh(place, shown, 0.9, xerr=whiskers, color=colour, ecolor="grey", label=label)
-            axes.annotate(f" {spread.median:,.4g}", (max(shown, spread.high), place), va="center", fontsize=7)
+            axes.annotate(
+                f" {spread.median:,.0f}" if spread.median >= 100 else f" {spread.median:.3g}",
+                (max(shown, spread.high), place),
+                va="center",
+                fontsize=7,
+            )
             place += 1
         ticks.append(((first + place - 1) / 2, name))
         place += 0.5

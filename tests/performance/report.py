@@ -227,7 +227,7 @@ def markdown(run: Run, charts: Mapping[int, Sequence[Path]]) -> str:
     """
     lines = ["# Performance", "", machine_in_words(run) + f"; stored as {run.source}.", ""]
     lines += [
-        "Arms run in turn in one process; figures are medians over the rounds, ratios are taken round by round.",
+        "Arms run in turn, in one run; figures are medians over the rounds, ratios are taken round by round.",
         "",
     ]
     for shortcoming in shortcomings(run):
