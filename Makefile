@@ -2,6 +2,7 @@
 #
 #   PYTHON=python3.12   which interpreter (3.10 or later); each gets a virtual environment of its own
 #   ARGS="-k redis -x"  further arguments for pytest
+#   QUICK=1             test-performance: a look of a minute or two instead of a measurement
 #   JOBS=4              test processes (default: three for two processors, since tests wait for servers half of the time)
 
 PYTHON ?= python3

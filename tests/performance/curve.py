@@ -12,7 +12,7 @@ from statistics import median
 
 from tests.performance.delay import DelayingProxy
 from tests.performance.measuring import Arm, Lap, Race, ratios
-from tests.performance.model import CLAIM, FITTED_FROM, Model, Point, fit, milliseconds, sentence
+from tests.performance.model import CLAIM, FITTED_FROM, Model, Point, batches_sentence, fit, milliseconds, sentence
 from tests.performance.results import Aim, Findings
 from tests.performance.sending import Sent
 
@@ -179,6 +179,7 @@ class Curve:
                 continue
             claims.append(sentence(name, model, [batch for batch in batches if batch >= FITTED_FROM], what=what))
             findings.say(claims[-1])
+            findings.say(batches_sentence(name, model, (0.0, *ROUND_TRIPS), what=what))
             findings.say(_as_measured(name, points, what))
             off = model.error([point for point in points if point.batch >= FITTED_FROM])
             findings.say(f"{name}: half of the measured speedups are within {off:.0%} of the fitted ones.")

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from math import exp, inf, log
+from math import ceil, exp, inf, log
 from statistics import median
 
 CLAIM = 82.0
@@ -175,6 +175,24 @@ def sentence(name: str, model: Model, batches: Sequence[int], claim: float = CLA
     parts = [f"{truth} with a {what} of {_listed(group)}" for truth, group in said]
     costs = f"c1 = {model.c1 * 1e6:,.0f} us, c2 = {model.c2 * 1e6:,.2f} us"
     return f"{name}: {claim:g}x is true {'; '.join(parts)} (fitted: {costs})."
+
+
+def batches_sentence(
+    name: str, model: Model, round_trips: Sequence[float], claim: float = CLAIM, what: str = "batch"
+) -> str:
+    """Say how large a batch a claimed speedup takes over each round trip, in seconds.
+
+    Args:
+        name, model, claim, what: As in `sentence`.
+        round_trips: Those to speak of, in rising order; 0 is loopback.
+    """
+    parts = []
+    for rtt in round_trips:
+        batch = model.smallest_batch(claim, rtt)
+        path = f"an RTT of {milliseconds(rtt)}" if rtt else "loopback"
+        size = "none is enough" if batch == inf else f"at least {ceil(batch - 1e-6):,}"
+        parts.append(f"over {path} {size}")
+    return f"{name}: the {what} that {claim:g}x takes, by the model: {', '.join(parts)}."
 
 
 def _truth(where: Interval | None) -> str:

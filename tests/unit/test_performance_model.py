@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.performance.model import CLAIM, Interval, Model, Point, fit, sentence
+from tests.performance.model import CLAIM, Interval, Model, Point, batches_sentence, fit, sentence
 
 ROUND_TRIPS = (0.0, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3)
 BATCHES = (10, 100, 500, 1000)
@@ -124,3 +124,10 @@ class TestSentence:
         said = sentence("confirms", Model(1e-3, 1e-6), [1, 50, 100, 1000], what="window")
         assert "up to" in said
         assert "at every RTT, loopback included, with a window of 100 or 1,000" in said
+
+    def test_it_says_which_batch_it_takes(self) -> None:
+        said = batches_sentence("a pipeline", Model(60e-6, 11e-6), [0.0, 1e-3, 5e-3])
+        assert said == (
+            "a pipeline: the batch that 82x takes, by the model: over loopback none is enough, over an RTT of 1 ms at least "
+            "519, over an RTT of 5 ms at least 99."
+        )
