@@ -232,7 +232,12 @@ class _RedisSource:
     def _read_alone(self, wait: float) -> list[Received] | None:
         block = (b"BLOCK", _milliseconds(wait)) if self._until is None else ()
         count = self._count()
-        reply = self._ask(b"XREAD", b"COUNT", count, *block, b"STREAMS", self._key, self._after, wait=wait)
+        try:
+            reply = self._ask(b"XREAD", b"COUNT", count, *block, b"STREAMS", self._key, self._after, wait=wait)
+        except _Refused as error:
+            if error.code != "UNBLOCKED":
+                raise
+            return []  # the server has become a replica, or somebody has ended the wait: the next one will tell
         if not reply:
             if self._until is not None:
                 return None

@@ -288,6 +288,27 @@ class TestServers(IntegrationTestBase):
             writer.join()
             assert consumer.stats().reconnects >= 1
 
+    @pytest.mark.parametrize("group", ["", "readers"])
+    def test_a_reader_outlives_the_servers_turn_as_a_replica(
+        self, own_redis: Callable[..., RedisServer], group: str
+    ) -> None:
+        """Which the server tells those who wait there: UNBLOCKED."""
+        server = own_redis()
+        got: list[int] = []
+        with server.client() as client:
+            consumer = RedisConsumer(server.url, "app", group=group, retry_bound=0.2)
+            reader = threading.Thread(target=lambda: got.extend(item.seq for item in consumer))
+            reader.start()
+            assert wait_for_condition(lambda: client.info("clients")["blocked_clients"] > 0)
+            client.replicaof("127.0.0.1", "1")
+            client.replicaof("NO", "ONE")
+            assert wait_for_condition(lambda: client.info("clients")["blocked_clients"] > 0)
+            add(client, "app", [1, 2])
+            assert wait_for_condition(lambda: got == [1, 2])
+        consumer.close()
+        reader.join(4.0)
+        assert not reader.is_alive()
+
     def test_closing_does_not_wait_for_a_frozen_server(self, own_redis: Callable[..., RedisServer]) -> None:
         server = own_redis()
         consumer = RedisConsumer(server.url, "app")
