@@ -37,7 +37,7 @@ def url_to(port: int, **options: object) -> str:
 
 def properties(record: Record, seq: int) -> pika.BasicProperties:
     """The properties and headers that the sink gives to a message."""
-    headers: dict[str, Any] = {"event_type": EVENT_TYPE, "operation": OPERATION, "producer": PRODUCER, "seq": seq}
+    headers: dict[str, Any] = {"event_type": EVENT_TYPE, "operation": OPERATION}
     return pika.BasicProperties(
         content_type=record.content_type,
         delivery_mode=2,  # persistent
