@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from copy import copy
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -203,6 +203,7 @@ class Pipeline:
         event comes this way, and each call and each look-up on it would be paid for by the host.
         """
         sensitive, limit, resource, encode = self._sensitive, self._limit, self._resource, codec.ENCODE[content_type]
+        harmless: Set[str] = frozenset() if sensitive is None else sensitive.harmless
 
         def take(
             event_type: str,
@@ -229,7 +230,17 @@ class Pipeline:
                     and (tags is NO_TAGS or _are_plain(tags, sensitive, limit))
                 ):
                     try:
-                        if room_after(data, sensitive, limit) >= 0:
+                        room = limit
+                        for key, value in data.items():
+                            if type(key) is str and key in harmless:
+                                if type(value) is str:
+                                    room -= len(value)
+                                    continue
+                                if type(value) is int and INT_MIN <= value <= INT_MAX:
+                                    continue
+                            room = room_after(data, sensitive, limit)  # it is not as simple as most
+                            break
+                        if room >= 0:
                             payload = encode(
                                 StreamllEvent(
                                     event_type,
