@@ -192,9 +192,15 @@ class SegmentChain:
             self.trouble = ""
 
     def _have_folder(self) -> Folder:
-        if self.folder is None:
-            self.folder = Folder.create(self._parent, self._producer)
-        return self.folder
+        folder = self.folder
+        if folder is None:
+            try:
+                folder = self.folder = Folder.create(self._parent, self._producer)
+            except OSError:
+                folder = self.folder
+                if folder is None:  # else another thread was faster
+                    raise
+        return folder
 
     def _require_room(self, size: int) -> None:
         used = bytes_in(self.spool_dir)
@@ -285,11 +291,11 @@ class SegmentChain:
                 return  # so that it is seen before it is mended
             if self._used > self._spool_bytes // 2:
                 self._used = bytes_in(self.spool_dir)  # others may have made room
-        if (
-            now < max(self._retry_at, self._full_until)
-            or self._spare is not None
-            or self.active.end <= self.active.limit // 2
-        ):
+        if now < max(self._retry_at, self._full_until):
+            return
+        if self._spare is not None or self.active.end <= self.active.limit // 2:
+            if self.active is not self.nothing:
+                self.trouble = ""  # whatever went wrong, perhaps by two threads making the same: there is room again
             return
         try:
             spare = self._make(0)

@@ -13,7 +13,7 @@ import pytest
 
 from streamll.runtime import segment_chain
 from streamll.runtime.journal import Journal
-from streamll.runtime.lease import key_of
+from streamll.runtime.lease import Folder, key_of
 from tests.fixtures.waiting import wait_until
 from tests.runtime.journals import DESTINATION, EVERYTHING, SMALL, adopt_one, drain, entry, files, fill, make, run
 
@@ -52,6 +52,37 @@ seen["trouble after"] = journal.trouble
 journal.close(keep=True)
 print(json.dumps(seen))
 """
+
+
+class TestTwoThreads:
+    """`emit` and the worker need a segment at the same time."""
+
+    def test_whose_folder_comes_too_late_uses_the_others(self, spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        create = Folder.create
+        journal = make(spool)
+
+        def other_is_faster(parent: Path, name: str) -> Folder:
+            monkeypatch.setattr(Folder, "create", create)
+            assert journal.append(entry(1))
+            return create(parent, name)
+
+        monkeypatch.setattr(Folder, "create", other_is_faster)
+        assert journal.append(entry(2))
+        assert journal.trouble == ""
+        journal.close(keep=True)
+
+    def test_trouble_with_what_nobody_needs_any_more_is_over(self, spool: Path) -> None:
+        journal = make(spool)
+        assert journal.append(entry(1))
+        journal._chain._fail(OSError(39, "Directory not empty"))  # as one that comes too late has it
+        assert journal.trouble
+
+        def is_over() -> bool:
+            journal.prepare()
+            return not journal.trouble
+
+        assert wait_until(is_over)
+        journal.close(keep=True)
 
 
 class TestFullDisk:
