@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from copy import copy
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from math import isfinite
 from time import monotonic_ns, time_ns
 from typing import Any
 
@@ -233,10 +234,14 @@ class Pipeline:
                         room = limit
                         for key, value in data.items():
                             if type(key) is str and key in harmless:
-                                if type(value) is str:
+                                kind = type(value)
+                                if kind is str:
                                     room -= len(value)
                                     continue
-                                if type(value) is int and INT_MIN <= value <= INT_MAX:
+                                if kind is int:
+                                    if INT_MIN <= value <= INT_MAX:
+                                        continue
+                                elif kind is bool or value is None or (kind is float and isfinite(value)):
                                     continue
                             room = room_after(data, sensitive, limit)  # it is not as simple as most
                             break
@@ -311,8 +316,7 @@ class Pipeline:
 
     def _is_plain(self, event: StreamllEvent) -> bool:
         try:
-            # A subclass of str is refused too, such as a member of an enumeration: a record keeps its labels. Written out,
-            # and not a loop over names, because every event comes by here.
+            # A subclass of str is refused too, such as a member of an enumeration: a record keeps its labels.
             event_type = event.event_type
             if not (
                 type(event_type) is type(event.event_id) is type(event.execution_id) is type(event.span_id) is str
