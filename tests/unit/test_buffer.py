@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from streamll.delivery.gaps import Holes
 from streamll.delivery.ledger import Balance
 from streamll.delivery.machine import SHUTDOWN, UNCONFIRMED, Settlement
 from streamll.delivery.outcome import Entry
@@ -429,6 +430,13 @@ def full(strategy: str = "drop_oldest") -> Buffer:
     return held
 
 
+def full_and_telling() -> Buffer:
+    """What gives way is to be declared."""
+    held = Buffer(SinkOptions(buffer_size=3, buffer_bytes=1000 + 3 * ENTRY_OVERHEAD), holes=Holes())
+    fill(held, 3, size=300)
+    return held
+
+
 def flying() -> Buffer:
     held = full()
     held.take(2, 10**6)
@@ -445,6 +453,7 @@ STATES: dict[str, Callable[[], Buffer]] = {
     "empty": empty,
     "in the inbox": arriving,
     "full, drop_oldest": full,
+    "full, and gaps are told": full_and_telling,
     "full, drop_newest": lambda: full("drop_newest"),
     "full, block": lambda: full("block"),
     "full, raise_error": lambda: full("raise_error"),
@@ -496,6 +505,10 @@ def works_on(held: Buffer, where: str) -> None:
     if before.buffered and before.accepted <= 2:
         assert held.activity.wait(0), f"{where}: the worker, which waits for one, is not told"
     assert held.bytes_held == sum(size_of(entry.record) for entry in held._waiting) + held._flying_bytes, where
+    if held._holes is not None:
+        waiting = {entry.seq for entry in held._waiting}
+        told = {seq for seq in range(1, before.accepted + 1) if seq in held._holes}
+        assert told == set(range(1, before.accepted + 1)) - waiting, where
     try:
         held.put(record())
     except BufferFullError:

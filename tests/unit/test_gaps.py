@@ -79,6 +79,8 @@ class HolesAgainstASet(RuleBasedStateMachine):
     @invariant()
     def takes_no_more_memory_than_there_are_ranges(self) -> None:
         assert list(zip(self.holes._firsts, self.holes._lasts, strict=True)) == ranges_of(sorted(self.dropped))
+        last = max(self.dropped, default=0) + 2
+        assert [seq for seq in range(last) if seq in self.holes] == sorted(self.dropped)
 
 
 TestHolesAgainstASet = HolesAgainstASet.TestCase
