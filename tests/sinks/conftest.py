@@ -13,6 +13,7 @@ from tests.sinks.rabbitmq_fixtures import (  # noqa: F401 - fixtures are found b
     make_rabbitmq,
     rabbitmq_to_hurt,
 )
+from tests.sinks.redis_fixtures import client, server, way  # noqa: F401 - as above
 from tests.sinks.redis_tools import close_all
 
 

@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,29 +18,10 @@ from streamll.errors import FatalError, UnavailableError
 from streamll.wire.redis import hash_slot, keys_for
 from tests.fixtures.process import free_port
 from tests.fixtures.redis import RedisServer
+from tests.sinks.redis_fixtures import OwnRedis
 from tests.sinks.redis_tools import PRODUCER, deliver, entries, numbers, opened, read, soon, stored, transport
 
 pytestmark = [pytest.mark.redis, pytest.mark.integration]
-
-OwnRedis = Callable[..., RedisServer]
-
-
-@pytest.fixture(params=["script", "transaction"])
-def way(request: pytest.FixtureRequest) -> str:
-    """The two ways of the fence."""
-    name: str = request.param
-    return name
-
-
-@pytest.fixture
-def server(own_redis: OwnRedis) -> RedisServer:
-    return own_redis()
-
-
-@pytest.fixture
-def client(server: RedisServer) -> Iterator[redis.Redis]:
-    with server.client() as made:
-        yield made
 
 
 def user_url(server: RedisServer, name: str = "app", password: str = "s3cret/word") -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -15,29 +14,10 @@ from streamll.wire.frame import MOST_BYTES, MOST_EVENTS
 from streamll.wire.redis import decode_entry, keys_for
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.waiting import wait_until
+from tests.sinks.redis_fixtures import OwnRedis
 from tests.sinks.redis_tools import PRODUCER, deliver, entries, numbers, opened, read, soon, stored, through, transport
 
 pytestmark = [pytest.mark.redis, pytest.mark.integration]
-
-OwnRedis = Callable[..., RedisServer]
-
-
-@pytest.fixture(params=["script", "transaction"])
-def way(request: pytest.FixtureRequest) -> str:
-    """The two ways of the fence."""
-    name: str = request.param
-    return name
-
-
-@pytest.fixture
-def server(own_redis: OwnRedis) -> RedisServer:
-    return own_redis()
-
-
-@pytest.fixture
-def client(server: RedisServer) -> Iterator[redis.Redis]:
-    with server.client() as made:
-        yield made
 
 
 def framed(url: str, way: str, **options: Any) -> Any:

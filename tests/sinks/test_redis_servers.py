@@ -28,20 +28,13 @@ from tests.fixtures.process import free_port
 from tests.fixtures.redis import SENTINEL_SERVICE, RedisSentinel, RedisServer
 from tests.fixtures.tls import TLSFiles
 from tests.fixtures.waiting import wait_until
+from tests.sinks.redis_fixtures import OwnRedis
 from tests.sinks.redis_tools import deliver, entries, numbers, opened, read, soon, stored, through, transport
 
 pytestmark = [pytest.mark.redis, pytest.mark.integration]
 
-OwnRedis = Callable[..., RedisServer]
 _sentinel: Any = Sentinel  # redis-py leaves it without types
 OwnSentinel = Callable[..., RedisSentinel]
-
-
-@pytest.fixture(params=["script", "transaction"])
-def way(request: pytest.FixtureRequest) -> str:
-    """The two ways of the fence."""
-    name: str = request.param
-    return name
 
 
 @pytest.fixture

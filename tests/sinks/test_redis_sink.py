@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +19,10 @@ from streamll.testing.proxy import TO_CLIENT, TO_SERVER, FaultProxy
 from tests.fixtures.process import free_port
 from tests.fixtures.redis import RedisEndpoint, RedisServer
 from tests.fixtures.waiting import wait_until
+from tests.sinks.redis_fixtures import OwnRedis
 from tests.sinks.redis_tools import read, read_apart
 
 pytestmark = [pytest.mark.redis, pytest.mark.integration]
-
-OwnRedis = Callable[..., RedisServer]
-
-
-@pytest.fixture
-def server(own_redis: OwnRedis) -> RedisServer:
-    return own_redis()
-
 
 # The sink
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -31,26 +31,6 @@ from tests.sinks.redis_tools import (
 )
 
 pytestmark = [pytest.mark.redis, pytest.mark.integration]
-
-OwnRedis = Callable[..., RedisServer]
-
-
-@pytest.fixture(params=["script", "transaction"])
-def way(request: pytest.FixtureRequest) -> str:
-    """The two ways of the fence."""
-    name: str = request.param
-    return name
-
-
-@pytest.fixture
-def server(own_redis: OwnRedis) -> RedisServer:
-    return own_redis()
-
-
-@pytest.fixture
-def client(server: RedisServer) -> Iterator[redis.Redis]:
-    with server.client() as made:
-        yield made
 
 
 @pytest.fixture
