@@ -211,6 +211,8 @@ class Buffer:
             ledger.drop(SHUTDOWN, len(moving))
         moving.clear()
         self._tune()
+        if self._inbox.wake_at <= 0:  # who put the last of them there may look only now, and find it gone
+            self.activity.set()
 
     def _catch_up(self) -> None:
         """Number what lies in the inbox, unless this call interrupts one that is about to. The lock is held."""
@@ -255,7 +257,8 @@ class Buffer:
     def _make_room(self, rank: int, size: int, strategy: str) -> None:
         """Drop what gives way to a newcomer: what is of a lower class, and with `drop_oldest` also of its own.
 
-        The oldest give way many at a time, so that not every newcomer to a full buffer pays for it. With the other strategies nothing that was accepted gives way.
+        The oldest give way many at a time, so that not every newcomer to a full buffer pays for it. With the other
+        strategies nothing that was accepted gives way.
         """
         if strategy not in ("drop_oldest", "drop_newest"):
             return
@@ -409,6 +412,7 @@ class Buffer:
     def waiting(self, wake_at: int) -> int:
         """Return how many entries wait; when fewer than `wake_at`, set `activity` whenever so many do, until asked again."""
         with self._lock:
+            self._inbox.wake_when(NEVER, 0)  # who asks need not be told
             self._catch_up()
             self._inbox.wake_when(wake_at, self._waiting.count)
             n = self._waiting.count + len(self._inbox)  # after it: who comes later sees at how many to tell

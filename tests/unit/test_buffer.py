@@ -259,6 +259,13 @@ class TestActivity:
         fill(held, 4)
         assert not held.activity.wait(0)
 
+    def test_is_set_by_whoever_numbers_what_another_thread_has_just_put_there(self) -> None:
+        held = buffer(events=100)
+        assert held.waiting(1) == 0
+        held._inbox.records.append(record())  # and has not looked yet whether that is enough
+        assert held.read().buffered == 1
+        assert held.activity.wait(0)
+
     def test_is_not_set_when_so_many_waited_already(self) -> None:
         held = buffer(events=10)
         fill(held, 3)
