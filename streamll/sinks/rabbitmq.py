@@ -137,7 +137,9 @@ class RabbitMQSink(Sink):
 
 
 def _address_of(address: Address, own: RabbitMQOptions) -> str:
-    """A URL to the same destination, without credentials."""
-    vhost = "" if address.vhost == "/" else quote(address.vhost, safe="")
+    """A URL to the same destination, without credentials. What UTF-8 cannot say is for the connection to refuse."""
+    vhost = "" if address.vhost == "/" else quote(address.vhost, safe="", errors="surrogatepass")
     there = {name: value for name, value in own.given().items() if name in _DESTINATION}
-    return f"{address.scheme}://{address.host}/{vhost}" + (f"?{urlencode(there)}" if there else "")
+    return f"{address.scheme}://{address.host}/{vhost}" + (
+        f"?{urlencode(there, errors='surrogatepass')}" if there else ""
+    )
