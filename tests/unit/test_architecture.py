@@ -36,6 +36,7 @@ ARROWS: dict[str, frozenset[str]] = {
     "consumers": LOW | {"values", "codec", "delivery.backoff", "delivery.outcome", "brokers", "wire"},
     "replay": LOW | {"codec", "delivery", "runtime", "brokers", "wire", "sinks", "consumers", "registry"},
     "views": LOW | {"codec", "values"},
+    "monitors": LOW | {"spans", "tracing", "runtime.fork", "runtime.wakeup"},
     "registry": frozenset({"errors", "options", "sinks.base"}),
     "api": LOW | {"pipeline", "spans", "registry", "sinks.base", "runtime.leave", "runtime.executor"},
     "testing": LOW | {"codec", "pipeline", "delivery", "runtime", "sinks.base"},

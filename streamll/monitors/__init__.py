@@ -1,0 +1,1 @@
+"""What watches the program: profiler, event tracer, memory profiler, metrics. None of it knows of sinks."""
