@@ -43,10 +43,13 @@ class Stats:
     Attributes:
         sinks: Each sink's numbers, by its name.
         pipeline: What was done to events before they were handed to sinks.
+        monitoring: The numbers of the tools that watch the program, by their names, with what they cost under
+            "monitoring"; empty while none does.
     """
 
     sinks: Mapping[str, SinkStats] = field(default_factory=dict)
     pipeline: PipelineStats = field(default_factory=PipelineStats)
+    monitoring: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def balanced(self) -> bool:
@@ -287,9 +290,10 @@ async def aflush(timeout: float | None = None) -> bool:
 def stats() -> Stats:
     """Return the numbers of every sink, and whether they balance."""
     route = _route
+    monitoring = {name: read() for name, read in list(hub.sources.items())}
     if route is None:
-        return Stats()
-    return Stats({sink.name: sink.stats() for sink in route.sinks}, route.pipeline.stats())
+        return Stats(monitoring=monitoring)
+    return Stats({sink.name: sink.stats() for sink in route.sinks}, route.pipeline.stats(), monitoring)
 
 
 def sinks() -> tuple[Sink, ...]:

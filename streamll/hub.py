@@ -6,7 +6,8 @@ that an unconfigured process pays.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from streamll.models import NO_TAGS, StreamllEvent
@@ -16,6 +17,11 @@ Dispatch = Callable[[StreamllEvent], bool]
 Take = Callable[[str, str, str, str, str, int, str, str, str, str, dict[Any, Any], Any, str], bool]
 """From the fields of an event, in their order and without `resource` and `extra`, to whether any sink accepted it. By
 position, since naming them would take as long as all the rest of it."""
+
+
+Tap = Callable[[str, str, str, str, str, dict[Any, Any]], None]
+"""Sees every event that comes by: event_type, operation, module_name, method_name, level, data. It is called on the hot
+path: it keeps none of the data, takes no lock and never raises."""
 
 
 def _nowhere(*_: object) -> bool:
@@ -30,25 +36,91 @@ class Hub:
         dispatch: Takes an event over, which the caller must not change afterwards; True when any sink accepted it.
         take: The same for an event of streamll's own making, which belongs to the present scope, by its fields: ids and
             time as made here, `data` a dict, which may be the user's own, and all else as the user gave it.
+        sources: Numbers to be shown in `stats().monitoring`: what returns them, by name.
     """
 
-    __slots__ = ("active", "dispatch", "take")
+    __slots__ = ("_dispatch", "_take", "_tap", "active", "dispatch", "sources", "take")
 
     def __init__(self) -> None:
-        self.active = False
-        self.dispatch: Dispatch = _nowhere
-        self.take: Take = _nowhere
+        self.sources: dict[str, Callable[[], Any]] = {}
+        self._tap: Tap | None = None
+        self.empty()
 
     def fill(self, dispatch: Dispatch, take: Take | None = None) -> None:
         """Send events to `dispatch` from now on, and those of our own making to `take`, or built to `dispatch` too."""
-        self.dispatch = dispatch
-        self.take = take or built_for(dispatch)
-        self.active = True
+        self._dispatch: Dispatch | None = dispatch
+        self._take: Take | None = take or built_for(dispatch)
+        self._connect()
 
     def empty(self) -> None:
         """Send events nowhere from now on."""
-        self.active = False
-        self.dispatch = self.take = _nowhere
+        self._dispatch = self._take = None
+        self._connect()
+
+    @contextmanager
+    def instead(self, dispatch: Dispatch, take: Take | None = None) -> Iterator[None]:
+        """Send events elsewhere during a block, and afterwards where they went before."""
+        before = self._dispatch, self._take
+        self.fill(dispatch, take)
+        try:
+            yield
+        finally:
+            self._dispatch, self._take = before
+            self._connect()
+
+    def tap(self, tap: Tap | None) -> None:
+        """Show every event to one function from now on, also where it goes nowhere; or to none any more."""
+        self._tap = tap
+        self._connect()
+
+    def _connect(self) -> None:
+        dispatch, take = self._dispatch or _nowhere, self._take or _nowhere
+        if self._tap is not None:
+            dispatch, take = _tapped(self._tap, dispatch, take)
+        self.dispatch, self.take = dispatch, take
+        self.active = self._dispatch is not None or self._tap is not None
+
+
+def _tapped(tap: Tap, dispatch: Dispatch, take: Take) -> tuple[Dispatch, Take]:
+    """Both ways, with a function that sees what goes them."""
+
+    def tapped_dispatch(event: StreamllEvent) -> bool:
+        tap(event.event_type, event.operation, event.module_name, event.method_name, event.level, event.data)
+        return dispatch(event)
+
+    def tapped_take(
+        event_type: str,
+        event_id: str,
+        execution_id: str,
+        span_id: str,
+        parent_span_id: str,
+        timestamp: int,
+        module_name: str,
+        method_name: str,
+        operation: str,
+        level: str,
+        data: dict[Any, Any],
+        tags: Any,
+        priority: str,
+    ) -> bool:
+        tap(event_type, operation, module_name, method_name, level, data)
+        return take(
+            event_type,
+            event_id,
+            execution_id,
+            span_id,
+            parent_span_id,
+            timestamp,
+            module_name,
+            method_name,
+            operation,
+            level,
+            data,
+            tags,
+            priority,
+        )
+
+    return tapped_dispatch, tapped_take
 
 
 def built_for(dispatch: Dispatch) -> Take:

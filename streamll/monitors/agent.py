@@ -16,6 +16,7 @@ from math import inf
 from time import monotonic, thread_time_ns
 from typing import Protocol
 
+from streamll.hub import hub
 from streamll.monitors.budget import AGENT, Allowance, Controller, budget
 from streamll.monitors.outlet import send, withheld
 from streamll.runtime.fork import tell_after_fork
@@ -243,3 +244,5 @@ class Agent:
 
 agent = Agent()
 """The process's one."""
+
+hub.sources["monitoring"] = agent.stats

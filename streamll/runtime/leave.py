@@ -1,7 +1,8 @@
 """The end of the process: every sink that still runs is drained, all at the same time, within its exit_timeout.
 
-What belongs here: who is drained, and the ends that Python tells us of: the interpreter's, and that of a child of
-multiprocessing. What does not: signals (signals.py), or how one sink is drained (worker.py).
+What belongs here: who is drained, who has a last word before or after that, and the ends that Python tells us of: the
+interpreter's, and that of a child of multiprocessing. What does not: signals (signals.py), or how one sink is drained
+(worker.py).
 """
 
 from __future__ import annotations
@@ -70,6 +71,40 @@ def running() -> list[Stoppable]:
     return list(_running)
 
 
+# In the order in which they were given, each once.
+_first: dict[Callable[[], None], None] = {}
+_last: dict[Callable[[], None], None] = {}
+
+
+def call_at_leave(function: Callable[[], None], *, drained: bool = False) -> None:
+    """Call a function at the end of this process, and of those forked from it, each time that its sinks are drained.
+
+    Args:
+        function: Called without arguments; what it raises is logged. Called again at a second end, if there is one.
+        drained: False: before the sinks are drained, so that what it emits still goes out. True: afterwards.
+    """
+    (_last if drained else _first)[function] = None
+
+
+def do_not_call_at_leave(function: Callable[[], None]) -> None:
+    """Take back `call_at_leave`."""
+    _first.pop(function, None)
+    _last.pop(function, None)
+
+
+def has_work() -> bool:
+    """Whether there is anything to do at the end of the process."""
+    return bool(_running or _first or _last)
+
+
+def _call(functions: Mapping[Callable[[], None], None]) -> None:
+    for function in list(functions):
+        try:
+            function()
+        except Exception:
+            log.warning("what was to be done at the end of the process failed", exc_info=True)
+
+
 def stop_together(timeouts: Mapping[Stoppable, float]) -> None:
     """Stop several sinks at the same time, so that a dead one takes nothing of the others' time.
 
@@ -100,10 +135,12 @@ class _Leaving:
         with self._lock:
             self._thread = threading.get_ident()
             try:
+                _call(_first)
                 sinks = running()
                 stop_together({sink: sink.exit_timeout for sink in sinks})
                 for sink in sinks:
                     sink.say_what_is_lost()
+                _call(_last)
             except KeyboardInterrupt:  # a second Ctrl-C: whoever presses it wants the end now
                 log.warning("interrupted while the last events were being delivered")
             finally:

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 from streamll.errors import ConfigurationError
 from streamll.runtime.fork import tell_after_fork
-from streamll.runtime.leave import leave_elsewhere, running
+from streamll.runtime.leave import has_work, leave_elsewhere, running
 
 # Signals that ask nobody to end: their default is to do nothing, to stop or to go on; they cannot be handled; or they
 # tell of a crash, at which a Python function is of no use.
@@ -130,7 +130,7 @@ class _Handler:
             self._former(number, frame)
         else:
             signal.signal(number, signal.SIG_DFL)  # once more, and it ends at once
-            if self.asked or self._removed or not running():
+            if self.asked or self._removed or not has_work():
                 self._end()
             else:
                 self.asked.add(self)

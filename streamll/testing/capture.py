@@ -50,12 +50,5 @@ def capture(options: PipelineOptions | None = None, before_send: Sequence[Before
         captured.append(decode(pipeline.encode(prepared).payload))
         return True
 
-    outer, was_active = hub.dispatch, hub.active
-    hub.fill(dispatch)
-    try:
+    with hub.instead(dispatch):
         yield captured
-    finally:
-        if was_active:
-            hub.fill(outer)
-        else:
-            hub.empty()

@@ -14,11 +14,9 @@ from streamll.models import StreamllEvent
 @contextmanager
 def the_same_hub_afterwards() -> Iterator[None]:
     """Let a block fill and empty the hub as it likes."""
-    before = hub.active, hub.dispatch, hub.take
-    try:
+    with hub.instead(lambda event: False):
+        hub.empty()
         yield
-    finally:
-        hub.active, hub.dispatch, hub.take = before
 
 
 def event_here(event_type: str, data: Any = None, **given: Any) -> StreamllEvent | None:
@@ -29,7 +27,6 @@ def event_here(event_type: str, data: Any = None, **given: Any) -> StreamllEvent
         made.append(event)
         return True
 
-    with the_same_hub_afterwards():
-        hub.fill(keep)
+    with hub.instead(keep):
         emit(event_type, data, **given)
     return made[0] if made else None
