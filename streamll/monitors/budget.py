@@ -18,10 +18,11 @@ SLOWEST_SAMPLING = 16
 """Stacks are sampled at this multiple of the wanted interval at most, before anything else gives way."""
 
 RECOVERY = 0.5
-"""Below this share of the target, one step is taken back: so far below that the step's own cost fits in again."""
+"""Below this part of the target there is room for one step back: sampling twice as often costs twice as much."""
 
-PATIENCE = 5
-"""So many decisions in a row must find room before a step is taken back, so that it does not go to and fro."""
+PATIENCE, MOST_PATIENCE = 5, 320
+"""So many decisions in a row must find room before a step is taken back. Where that turns out to have been too early,
+twice as many must the next time, up to the second number: so it does not go to and fro."""
 
 
 class Costs:
@@ -84,7 +85,9 @@ class Controller:
         self.target = target
         self.share = 0.0
         self.step = 0
-        self._calm = 0
+        self._calm = 0  # decisions in a row that found room
+        self._patience = PATIENCE
+        self._since_return = MOST_PATIENCE  # decisions since a step was taken back
 
     @property
     def allowance(self) -> Allowance:
@@ -102,17 +105,25 @@ class Controller:
             Whether the allowance has changed.
         """
         self.share = spent / elapsed
+        self._since_return += 1
         before = self.step
         if self.share > self.target:
             self._calm = 0
+            if self._since_return <= PATIENCE:
+                self._patience = min(2 * self._patience, MOST_PATIENCE)
+                self._since_return = MOST_PATIENCE
             self.step = min(self.step + 1, len(STEPS) - 1)
-        elif self.share < self.target * RECOVERY:
-            self._calm += 1
-            if self._calm >= PATIENCE and self.step:
-                self._calm = 0
-                self.step -= 1
-        else:
+        elif self.share >= self.target * RECOVERY:
             self._calm = 0
+        else:
+            self._calm += 1
+            if self._calm >= self._patience:
+                self._calm = 0
+                if self.step:
+                    self.step -= 1
+                    self._since_return = 0
+                else:
+                    self._patience = PATIENCE
         return self.step != before
 
 

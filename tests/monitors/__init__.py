@@ -1,0 +1,1 @@
+"""What watches the program, with real threads and clocks."""
