@@ -17,7 +17,7 @@ import streamll
 
 PACKAGE = Path(streamll.__file__).parent
 
-LOW = frozenset("models ids errors options privacy tally ranges hub context".split())
+LOW = frozenset("models ids errors options privacy tally ranges sketch hub context".split())
 """What everybody may import, and what imports nothing of ours but each other."""
 
 ARROWS: dict[str, frozenset[str]] = {
