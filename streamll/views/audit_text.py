@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from streamll.views.audit import AuditReport, ProducerAudit
 from streamll.views.line import neutral
 from streamll.views.notes import shown_ranges, shown_reasons
+from streamll.views.table import aligned
 
 _MOST_ROWS = 50
 _SHOWN_NAME = 60
@@ -59,15 +60,7 @@ def _table(rows: list[ProducerAudit]) -> list[str]:
         losses = (counts.declared, counts.dead_letters, counts.undeclared)
         end = "closed" if row.closed else "open"
         table.append((_name(row), *(f"{n:,}" for n in (*numbers, *losses)), end))
-    widths = [max(len(line[column]) for line in table) for column in range(len(_COLUMNS))]
-    last = len(widths) - 1
-    return [
-        "  ".join(
-            text.ljust(width) if column in (0, last) else text.rjust(width)
-            for column, (text, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in table
-    ]
+    return aligned(table, left=(0, len(_COLUMNS) - 1))
 
 
 def _remarks(row: ProducerAudit, whole: bool) -> Iterator[str]:
