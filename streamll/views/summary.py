@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil, exp, log
+from typing import Any
 
 from streamll.models import CLOSING, NOTES, StreamllEvent
 from streamll.views.line import neutral
 from streamll.views.notes import read_gap
+from streamll.views.table import aligned
 
 OTHERS = "(others)"
 """Where operations are counted beyond the most that are told apart."""
@@ -72,12 +74,24 @@ class Summary:
             self.closed += event.event_type == CLOSING
             return
         name = event.operation or ".".join(part for part in (event.module_name, event.method_name) if part)
-        name = (name or event.event_type)[:_LONGEST_NAME]
+        failed = "error" in event.data or event.level in _ERROR_LEVELS
+        self.count(name or event.event_type, event.event_type, failed, event.data.get("duration_ns"))
+
+    def count(self, name: str, event_type: str, failed: bool, duration: Any) -> None:
+        """Take in what matters of an event that is no note.
+
+        Args:
+            name: The operation's.
+            event_type: "span" for a call that ended; anything else is an event under the operation's name.
+            failed: Whether that call ended with an error.
+            duration: Its nanoseconds; what is no such number is not counted as a time.
+        """
+        name = name[:_LONGEST_NAME]
         if name not in self._operations and len(self._operations) >= self._most:
             name = OTHERS
         operation = self._operations.setdefault(name, _Operation())
-        if event.event_type == "span":
-            operation.call(event)
+        if event_type == "span":
+            operation.call(failed, duration)
         else:
             operation.events += 1
 
@@ -94,14 +108,7 @@ class Summary:
             times = (row.p50_ms, row.p95_ms, row.max_ms, row.total_ms if row.calls else None)
             counts = (f"{row.calls:,}", f"{row.errors:,}", f"{row.events:,}")
             lines.append((neutral(row.operation), *counts, *("-" if ms is None else f"{ms:,.3f}" for ms in times)))
-        widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-        rows = [
-            "  ".join(
-                text.ljust(width) if column == 0 else text.rjust(width)
-                for column, (text, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in lines
-        ]
+        rows = aligned(lines)
         if self.lost or self.closed:
             rows.append(f"events lost, as their sinks said: {self.lost:,}; sinks that ended: {self.closed:,}")
         return "\n".join(rows)
@@ -124,10 +131,9 @@ class _Operation:
         self.calls = self.errors = self.events = self.timed = self.total = self.longest = 0
         self.counts: dict[int, int] = {}
 
-    def call(self, event: StreamllEvent) -> None:
+    def call(self, failed: bool, duration: Any) -> None:
         self.calls += 1
-        self.errors += "error" in event.data or event.level in _ERROR_LEVELS
-        duration = event.data.get("duration_ns")
+        self.errors += failed
         if type(duration) is int and 0 <= duration < _LONGEST_DURATION:
             bucket = ceil(log(duration) / _WIDTH) if duration else -1
             self.counts[bucket] = self.counts.get(bucket, 0) + 1
