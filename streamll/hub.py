@@ -36,12 +36,15 @@ class Hub:
         dispatch: Takes an event over, which the caller must not change afterwards; True when any sink accepted it.
         take: The same for an event of streamll's own making, which belongs to the present scope, by its fields: ids and
             time as made here, `data` a dict, which may be the user's own, and all else as the user gave it.
+        frames: The spans and profiled actions that frames are within, by the frame's `id`, for as long as they are: an
+            object with `operation`. None unless somebody samples stacks: he puts a dict there.
         sources: Numbers to be shown in `stats().monitoring`: what returns them, by name.
     """
 
-    __slots__ = ("_dispatch", "_take", "_tap", "active", "dispatch", "sources", "take")
+    __slots__ = ("_dispatch", "_take", "_tap", "active", "dispatch", "frames", "sources", "take")
 
     def __init__(self) -> None:
+        self.frames: dict[int, Any] | None = None
         self.sources: dict[str, Callable[[], Any]] = {}
         self._tap: Tap | None = None
         self.empty()

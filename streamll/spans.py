@@ -1,7 +1,8 @@
 """Spans and errors: what turns a piece of the program's run into an event.
 
 What belongs here: the one way in which events take up the scope they are made in, `span`, and `capture_exception`. What
-does not: the decorator (tracing.py), and what becomes of an event once the hub has it.
+does not: the decorator (tracing.py), spans over streams and automatic ones (monitors), and what becomes of an event once
+the hub has it.
 
 Two rules hold for all of it. Nothing is ever raised into the program, and an error that passes through leaves as it
 came. And nothing of an error is kept but words: an exception kept is a traceback kept is every frame's locals kept.
@@ -14,8 +15,9 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from contextvars import Token
+from itertools import repeat
 from time import perf_counter_ns, time_ns
-from types import CodeType, TracebackType
+from types import CodeType, FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from streamll.context import SCOPE, Scope, current, leave
@@ -32,6 +34,12 @@ MESSAGE_BOUND = 2000
 STACK_BOUND = 50
 """Frames of an error's traceback that are kept: those nearest to where it was raised."""
 
+FRAMES_BOUND = 100_000
+"""Frames at most that spans are entered in while stacks are sampled; what is entered beyond is told apart by none."""
+
+_GENERATOR = 0x20 | 0x200
+"""The flags of the code of a generator and of an asynchronous one (`inspect.CO_GENERATOR`, `CO_ASYNC_GENERATOR`)."""
+
 # The ways in which asyncio and trio end a task, by name, so that neither has to be imported to know them.
 _CANCELLATIONS = frozenset({"CancelledError", "Cancelled"})
 
@@ -40,6 +48,9 @@ _qualname_of: Callable[[type], str] = type.__dict__["__qualname__"].__get__
 _module_of: Callable[[type], object] = type.__dict__["__module__"].__get__
 
 _forks = 0
+
+_event_prefix = new_execution_id()[:16]
+"""With a span's id behind it, the id of the event that the span makes: no second number need be drawn."""
 
 
 def surroundings(data: Any) -> tuple[Scope | None, dict[Any, Any]]:
@@ -85,14 +96,14 @@ def hand_over(scope: Scope, event_type: str, data: dict[Any, Any], **fields: Any
             scope.execution_id,
             scope.span_id,
             scope.parent_span_id,
-            time_ns(),
+            fields.get("timestamp") or time_ns(),
             fields.get("module_name", ""),
             fields.get("method_name", ""),
             fields.get("operation", ""),
             fields.get("level", ""),
             data,
             NO_TAGS,
-            "",
+            fields.get("priority", ""),
         )
     except Exception:  # of which the sink's numbers tell
         return None
@@ -115,15 +126,7 @@ def describe_error(error: BaseException) -> dict[str, Any]:
 
 
 class Span:
-    """A piece of work with a beginning and an end: `with streamll.span("retrieve", k=5) as span:`, or `async with`.
-
-    It makes one event, when it ends: event_type "span", the start as its timestamp, the attributes and `duration_ns`
-    (monotonic) as its data. An error that ends the span is described under `error` in the data, makes the level
-    "error", and goes on untouched. A cancelled task (`cancelled: true`) or a closed generator (`closed: true`) is not
-    an error. What is emitted inside belongs to the span; spans inside are its children, also in asyncio tasks that
-    are created inside. A span outside of any execution begins one.
-
-    Once ended it may be entered anew, as a new span. While nothing is configured to receive events, it does nothing.
+    """What `streamll.span` returns: see there.
 
     Args:
         operation: The name that a person would look for.
@@ -132,9 +135,11 @@ class Span:
 
     __slots__ = (
         "_announced",
+        "_around",
         "_attributes",
         "_began",
         "_forks",
+        "_frame",
         "_operation",
         "_priority",
         "_scope",
@@ -152,6 +157,12 @@ class Span:
         self._priority = ""
         self._scope: Scope | None = None
         self._token: Token[Scope] | None = None
+        self._frame = 0
+
+    @property
+    def operation(self) -> str:
+        """The name it was given."""
+        return self._operation
 
     @property
     def span_id(self) -> str:
@@ -200,8 +211,26 @@ class Span:
 
     def __enter__(self) -> Self:
         if hub.active and self._token is None:
-            scope = self._begin()
-            if scope is not None:
+            outer = SCOPE.get()
+            if outer.instead is not None:
+                outer = current()
+            if not outer.muted:
+                self._scope = scope = Scope(
+                    outer.execution_id or new_execution_id(),
+                    new_span_id(),
+                    outer.span_id,
+                    outer.attributes,
+                    False,
+                    outer.trace_flags,
+                    outer.trace_state,
+                )
+                self._forks = _forks
+                self._timestamp = time_ns()
+                if self._announced:
+                    self._announce(scope)
+                if hub.frames is not None:
+                    self._enter_frame(hub.frames, sys._getframe(1))
+                self._began = perf_counter_ns()
                 self._token = SCOPE.set(scope)
         return self
 
@@ -209,11 +238,20 @@ class Span:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         token = self._token
-        if token is None or self._scope is None:
+        scope = self._scope
+        if token is None or scope is None:
             return
         ended = perf_counter_ns()
         self._token = None
-        leave(self._scope, token)
+        if SCOPE.get() is scope:  # as nearly always: no need to look for more
+            try:
+                SCOPE.reset(token)
+            except ValueError:
+                leave(scope, token)
+        else:
+            leave(scope, token)
+        if self._frame:
+            self._leave_frame()
         self._end(ended, exc)
 
     async def __aenter__(self) -> Self:
@@ -225,30 +263,24 @@ class Span:
         self.__exit__(exc_type, exc, traceback)
 
     def _begin(self) -> Scope | None:
-        """Start the clock, and return the scope to run in; None where events are cut off."""
-        outer = SCOPE.get()
-        if outer.instead is not None:
-            outer = current()
-        if outer.muted:
+        """Begin, and return the scope to run in, which is not made current; None where nothing is recorded."""
+        self.__enter__()
+        token, self._token = self._token, None
+        if token is None:
             return None
-        self._scope = scope = Scope(
-            outer.execution_id or new_execution_id(),
-            new_span_id(),
-            outer.span_id,
-            outer.attributes,
-            False,
-            outer.trace_flags,
-            outer.trace_state,
-        )
-        self._forks = _forks
-        self._timestamp = time_ns()
-        if self._announced:
-            try:
-                self._report(scope, "span_start", "info", {**scope.attributes, **self._attributes})
-            except Exception:  # noqa: S110  # as in `hand_over`
-                pass
-        self._began = perf_counter_ns()
-        return scope
+        SCOPE.reset(token)
+        if self._frame:
+            self._leave_frame()
+        return self._scope
+
+    def _announce(self, scope: Scope) -> None:
+        data = {**scope.attributes, **self._attributes}
+        names = {
+            "module_name": self._module_name,
+            "method_name": self._method_name,
+            "operation": self._operation,
+        }
+        hand_over(scope, "span_start", data, **names, level="info", timestamp=self._timestamp, priority=self._priority)
 
     def _end(self, ended: int, error: BaseException | None) -> None:
         """Report the span, begun by `_begin`; its scope is not current any more.
@@ -261,31 +293,122 @@ class Span:
         if scope is None or not hub.active or self._forks != _forks:
             return  # a fork copies open spans; they are the parent's to report
         try:
-            data = {**scope.attributes, **self._attributes, "duration_ns": ended - self._began}
-            level = "info" if error is None else _outcome(error, data)
-            self._report(scope, "span", level, data)
+            bound = scope.attributes
+            data = {**bound, **self._attributes} if bound else self._attributes.copy()
+            data["duration_ns"] = ended - self._began
+            hub.take(
+                "span",
+                _event_prefix + scope.span_id,
+                scope.execution_id,
+                scope.span_id,
+                scope.parent_span_id,
+                self._timestamp,
+                self._module_name,
+                self._method_name,
+                self._operation,
+                "info" if error is None else _outcome(error, data),
+                data,
+                NO_TAGS,
+                self._priority,
+            )
         except Exception:  # noqa: S110  # as in `hand_over`, or a stack too full for these calls
             pass
 
-    def _report(self, scope: Scope, event_type: str, level: str, data: dict[str, Any]) -> None:
-        hub.take(
-            event_type,
-            new_event_id(),
-            scope.execution_id,
-            scope.span_id,
-            scope.parent_span_id,
-            self._timestamp,
-            self._module_name,
-            self._method_name,
-            self._operation,
-            level,
-            data,
-            NO_TAGS,
-            self._priority,
+    def _enter_frame(self, frames: dict[int, Any], frame: FrameType | None) -> None:
+        """Tell who samples stacks that what runs inside a frame, up to `_leave_frame`, is this span's."""
+        frame = _working(frame)
+        if frame is not None and len(frames) < FRAMES_BOUND:
+            self._frame = key = id(frame)
+            self._around = frames.get(key)
+            frames[key] = self
+
+    def _leave_frame(self) -> None:
+        key, self._frame = self._frame, 0
+        frames = hub.frames
+        if frames is None or frames.get(key) is not self:
+            return  # what was entered later in the same frame is still open, and finds its way out through this one
+        around, self._around = self._around, None
+        while isinstance(around, Span) and around._frame != key:
+            around = around._around
+        if around is None:
+            frames.pop(key, None)
+        else:
+            frames[key] = around
+
+
+class _NoSpan(Span):
+    """What `span` returns while nothing is configured to receive events: one object for all, which nothing changes."""
+
+    __slots__ = ()
+
+    def announce(self) -> Self:
+        return self
+
+    def prioritize(self, priority: str) -> Self:
+        return self
+
+    def set(self, /, **attributes: Any) -> None:
+        pass
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+
+_NO_SPAN = _NoSpan("")
+# Entering and leaving it takes one call each of what is written in C, at half the price of a function: the first returns
+# the span, time and again; the second takes anything, and returns what is false.
+setattr(_NoSpan, "__enter__", staticmethod(repeat(_NO_SPAN).__next__))  # noqa: B010  # mypy knows these as methods
+setattr(_NoSpan, "__exit__", staticmethod("".format))  # noqa: B010  # as above
+
+_new_span: Callable[[type[Span]], Span] = object.__new__
+
+
+def span(operation: str, /, **attributes: Any) -> Span:
+    """A piece of work with a beginning and an end: `with streamll.span("retrieve", k=5) as span:`, or `async with`.
+
+    It makes one event, when it ends: event_type "span", the start as its timestamp, the attributes and `duration_ns`
+    (monotonic) as its data. An error that ends the span is described under `error` in the data, makes the level
+    "error", and goes on untouched. A cancelled task (`cancelled: true`) or a closed generator (`closed: true`) is not
+    an error. What is emitted inside belongs to the span; spans inside are its children, also in asyncio tasks that
+    are created inside. A span outside of any execution begins one.
+
+    Once ended it may be entered anew, as a new span. While nothing is configured to receive events, this returns what
+    does nothing, and stays so: make a span where it is entered.
+
+    Args:
+        operation: The name that a person would look for.
+        **attributes: Whatever is known at the start, under any name.
+    """
+    if not hub.active:
+        return _NO_SPAN
+    # As `Span(operation, **attributes)` would do it, which would copy the attributes once more.
+    made = _new_span(Span)
+    made._operation = operation
+    made._attributes = attributes
+    made._announced = False
+    made._priority = ""
+    made._scope = made._token = None
+    made._frame = 0
+    return made
+
+
+_ENTERING = frozenset({"__enter__", "__aenter__", "enter_context", "enter_async_context"})
+
+
+def _working(frame: FrameType | None) -> FrameType | None:
+    """The frame that a span is entered for: not a helper's, which enters it and is gone."""
+    while frame is not None:
+        outer = frame.f_back
+        helps = frame.f_code.co_name in _ENTERING or (
+            outer is not None and frame.f_code.co_flags & _GENERATOR and outer.f_code.co_name in _ENTERING
         )
-
-
-span = Span
+        if not helps:
+            break
+        frame = outer
+    return frame
 
 
 def _outcome(error: BaseException, data: dict[str, Any]) -> str:
@@ -358,8 +481,9 @@ def _name_of(code: CodeType) -> str:
 
 
 def _count_fork() -> None:
-    global _forks
+    global _forks, _event_prefix
     _forks += 1
+    _event_prefix = new_execution_id()[:16]
 
 
 if hasattr(os, "register_at_fork"):  # Windows has no fork

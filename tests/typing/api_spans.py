@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from typing_extensions import assert_type
 
 import streamll
+from streamll.spans import Span
 
 # a misspelt name is an error, and a module of ours is known
 
@@ -38,6 +39,11 @@ async def async_spans() -> int:
         return 1
 
 
+def told(span: Span) -> str:
+    return span.prioritize("debug").operation
+
+
+told(streamll.span("retrieve", k=5))
 streamll.span()  # type: ignore[call-arg]
 streamll.span(5)  # type: ignore[arg-type]
 

@@ -8,7 +8,10 @@ import os
 import sys
 import traceback
 import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from time import time_ns
+from typing import Any
 
 import pytest
 
@@ -16,7 +19,7 @@ from streamll.context import ROOT, SCOPE, current, execution
 from streamll.errors import BufferFullError
 from streamll.hub import hub
 from streamll.models import StreamllEvent
-from streamll.spans import MESSAGE_BOUND, STACK_BOUND, Span, capture_exception, span
+from streamll.spans import FRAMES_BOUND, MESSAGE_BOUND, STACK_BOUND, Span, capture_exception, span
 from tests.unit.here import event_here
 
 pytestmark = pytest.mark.usefixtures("no_scope_left_behind")
@@ -280,6 +283,31 @@ class TestInactive:
             work.event("step")
         assert capture_exception(ValueError("no")) is None
 
+    def test_is_one_object_for_all_which_nothing_changes(self, inactive: None) -> None:
+        first = span("work", k=5)
+        assert isinstance(first, Span)
+        assert first.prioritize("debug") is first
+        with pytest.raises(ValueError, match="no"), first:
+            raise ValueError("no")
+        assert span("other") is first
+        assert first.operation == ""
+        with pytest.raises(TypeError, match="a span is no decorator"):
+            first(len)
+
+        async def work() -> None:
+            async with span("later") as same:
+                assert same is first
+
+        asyncio.run(work())
+
+    def test_made_before_and_entered_afterwards_it_stays_so(self, events: list[StreamllEvent]) -> None:
+        with hub.instead(hub.dispatch):
+            hub.empty()
+            early = span("early")
+        with early:
+            assert current() is ROOT
+        assert events == []
+
     def test_activated_or_deactivated_in_the_middle(self, events: list[StreamllEvent]) -> None:
         dispatch = hub.dispatch
         with span("ends inactive"):
@@ -381,6 +409,82 @@ class TestCaptureException:
     def test_returns_none_when_no_sink_took_it(self, events: list[StreamllEvent]) -> None:
         hub.fill(lambda event: False)
         assert capture_exception(ValueError("no")) is None
+
+
+@contextmanager
+def entered_here() -> Iterator[Span]:
+    """A span of a helper's, whose own frame rests while the block runs."""
+    with span("helped") as helped:
+        yield helped
+
+
+class TestFrames:
+    """Whose code runs, for those who see stacks and no context."""
+
+    @pytest.fixture
+    def frames(self, events: list[StreamllEvent]) -> Iterator[dict[int, Any]]:
+        hub.frames = {}
+        yield hub.frames
+        hub.frames = None
+
+    def test_are_the_spans_while_it_is_entered(self, frames: dict[int, Any]) -> None:
+        here = id(sys._getframe())
+        with span("outer") as outer:
+            assert frames == {here: outer}
+            with span("inner") as inner:
+                assert frames == {here: inner}
+            assert frames == {here: outer}
+        assert frames == {}
+        assert outer.operation == "outer"
+
+    def test_are_those_of_whoever_runs_inside_not_of_helpers(self, frames: dict[int, Any]) -> None:
+        here = id(sys._getframe())
+        with ExitStack() as stack:
+            stacked = stack.enter_context(span("stacked"))
+            assert frames == {here: stacked}
+            with entered_here() as helped:
+                assert frames == {here: helped}
+            assert frames == {here: stacked}
+        assert frames == {}
+
+    def test_of_coroutines_and_generators_are_their_own(self, frames: dict[int, Any]) -> None:
+        async def work() -> None:
+            here = id(sys._getframe())
+            async with span("async") as own:
+                assert frames == {here: own}
+
+        def steps() -> Iterator[None]:
+            here = id(sys._getframe())
+            with span("steps") as own:
+                yield
+                assert frames == {here: own}
+
+        asyncio.run(work())
+        assert list(steps()) == [None]
+        assert frames == {}
+
+    def test_may_stop_being_wanted_in_the_middle(self, frames: dict[int, Any]) -> None:
+        with span("work"):
+            hub.frames = None
+        with span("work"):
+            hub.frames = {}
+        assert hub.frames == {}
+
+    def test_left_out_of_order(self, frames: dict[int, Any]) -> None:
+        with span("outer") as outer:
+            first, second = span("first"), span("second")
+            first.__enter__()
+            second.__enter__()
+            first.__exit__(None, None, None)
+            assert list(frames.values()) == [second]
+            second.__exit__(None, None, None)
+            assert list(frames.values()) == [outer]
+        assert frames == {}
+
+    def test_are_bounded(self, frames: dict[int, Any]) -> None:
+        frames.update(dict.fromkeys(range(FRAMES_BOUND)))
+        with span("one too many"):
+            assert len(frames) == FRAMES_BOUND
 
 
 def test_a_span_may_be_subclassed_and_typed(events: list[StreamllEvent]) -> None:
