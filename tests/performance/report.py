@@ -31,6 +31,7 @@ SECTIONS = {
     "pipeline": "What pipelining is worth",
     "limit": "The limit: beside what the broker can take",
     "host": "What it costs the host",
+    "monitoring": "What monitoring costs",
     "peers": "Peers, same work, same run",
     "budgets": "Budgets",
 }
@@ -198,12 +199,13 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def rows_table(rows: Sequence[Row]) -> list[str]:
     """Write rows with their spread, ratio, aim, verdict and note."""
-    columns = ("what", "median", "quartiles", "unit", "ratio", "aim", "verdict", "note")
+    columns = ("what", "median", "quartiles", "95 % interval", "unit", "ratio", "aim", "verdict", "note")
     cells = [
         (
             row.what,
             figure(row.value.median),
             f"{figure(row.value.low)} to {figure(row.value.high)}" if row.value.n > 1 else "",
+            f"{figure(row.interval.low)} to {figure(row.interval.high)}" if row.interval else "",
             row.unit,
             ratio_in_words(row),
             aim_in_words(row.aim, row.unit),
@@ -213,6 +215,26 @@ def rows_table(rows: Sequence[Row]) -> list[str]:
         for row in rows
     ]
     return table(columns, cells)
+
+
+def factor(number: float) -> str:
+    """Write how many times as much something is: to a thousandth where it is little more than once."""
+    return f"{number:.3f}" if number < 1.995 else figure(number)
+
+
+def overhead_table(findings: Findings) -> list[str]:
+    """Write how many times the processor time of each program what watches it makes: with its interval for what is ours."""
+    programs: Mapping[str, Mapping[str, Sequence[float]]] = findings.series["overhead"]
+    ways = list(dict.fromkeys(way for costs in programs.values() for way in costs))
+    cells = []
+    for program, costs in programs.items():
+        row = [program]
+        for way in ways:
+            shown, low, high = costs.get(way, (None, None, None))
+            sure = f" ({factor(low)} to {factor(high)})" if low is not None and high is not None else ""
+            row.append("" if shown is None else f"{factor(shown)}x{sure}")
+        cells.append(row)
+    return table(("program", *ways), cells)
 
 
 # The report
@@ -243,6 +265,8 @@ def markdown(run: Run, charts: Mapping[int, Sequence[Path]]) -> str:
             grid = findings.series.get("grid")
             if grid:
                 lines += ["", f"{grid['title']}:", "", *table(grid["columns"], grid["rows"])]
+            if findings.series.get("overhead"):
+                lines += ["", *overhead_table(findings)]
             if findings.rows:
                 lines += ["", *rows_table(findings.rows)]
             at = next(place for place, one in enumerate(run.findings) if one is findings)
@@ -291,6 +315,10 @@ def section(run: Run) -> str:
             for row in run.judged
         ]
         lines += ["", *table(columns, rows)]
+    for findings in run.findings:
+        if findings.series.get("overhead"):
+            lines += ["", f"{SECTIONS['monitoring']}: times the processor time of the plain program (95 % interval)."]
+            lines += ["", *overhead_table(findings)]
     return "\n".join(lines)
 
 

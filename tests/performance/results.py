@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tests.performance.measuring import Spread, ratios
+from tests.performance.pairs import Interval
 
 KEY = "streamll"
 """Where results stand in the `extra_info` of a benchmark."""
@@ -52,6 +53,7 @@ class Row:
         aim: What it is to be; None: nothing was set.
         verdict: "pass" or "falls short"; empty without an aim.
         note: What it does and does not guarantee, or how it is to be read.
+        interval: Where the figure may well lie, where that was found out: the ends of its 95 % interval.
     """
 
     what: str
@@ -62,6 +64,7 @@ class Row:
     aim: Aim | None = None
     verdict: str = ""
     note: str = ""
+    interval: Interval | None = None
 
 
 @dataclass
@@ -69,7 +72,7 @@ class Findings:
     """What one test found, for the report.
 
     Attributes:
-        section: The part of the report it belongs to: "pipeline", "limit", "host", "peers", "budgets".
+        section: The part of the report it belongs to: "pipeline", "limit", "host", "monitoring", "peers", "budgets".
         title: The heading of its table.
         rows: Its figures.
         words: Sentences that say what they mean.
@@ -95,6 +98,7 @@ class Findings:
         to: tuple[str, Sequence[float]] | None = None,
         aim: Aim | None = None,
         note: str = "",
+        interval: Interval | None = None,
     ) -> Row:
         """Add a figure.
 
@@ -105,12 +109,13 @@ class Findings:
             to: What it is compared with: a name, and its measurements in the same rounds.
             aim: What it is to be.
             note: How it is to be read.
+            interval: Where the median may well lie.
         """
         value = Spread.of(samples)
         ratio = Spread.of(ratios(samples, to[1])) if to else None
         judged = ratio if aim is not None and aim.of_ratio else value
         verdict = aim.verdict(judged.median) if aim is not None and judged is not None else ""
-        row = Row(what, value, unit, to[0] if to else "", ratio, aim, verdict, note)
+        row = Row(what, value, unit, to[0] if to else "", ratio, aim, verdict, note, interval)
         self.rows.append(row)
         return row
 
@@ -132,6 +137,7 @@ class Findings:
                     "value": Spread(**row["value"]),
                     "ratio": Spread(**row["ratio"]) if row["ratio"] else None,
                     "aim": Aim(**row["aim"]) if row["aim"] else None,
+                    "interval": Interval(**row["interval"]) if row.get("interval") else None,
                 }
             )
             for row in stored["rows"]

@@ -1,0 +1,76 @@
+"""One program that is watched and not watched, in short blocks: what each block takes.
+
+What belongs here: running the blocks. What does not: the program (workloads.py), how it is watched (watching.py), and the
+order of the blocks and what they say (pairs.py, the tests).
+
+Both blocks of a pair run in this one process: two processes differ by a percent or more in where their memory lies alone.
+Beginning to watch and ending it is not in a block's time, one piece of the program between it and the block neither.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping, Sequence
+from time import perf_counter, process_time
+
+from tests.performance.child import Answer, Work, serve
+from tests.performance.watching import begin
+from tests.performance.workloads import PROGRAMS
+
+
+class Watched:
+    """Such a program.
+
+    Args:
+        program: Which of PROGRAMS.
+        url: Where events go while it is watched.
+    """
+
+    def __init__(self, program: str, url: str) -> None:
+        self._program = PROGRAMS[program][0]()
+        self._url = url
+        if self._program.beside is not None:
+            self._program.beside()
+
+    def calibrate(self, seconds: float) -> Answer:
+        """Find how many pieces last about so long, and whether the program sets its own pace."""
+        run = self._program.run
+        run()
+        took = []
+        for _ in range(3):
+            start = perf_counter()
+            run()
+            took.append(perf_counter() - start)
+        return {"pieces": max(1, round(seconds / min(took))), "paced": bool(self._program.paced)}
+
+    def run(self, turns: Sequence[tuple[str, bool]], pieces: int) -> Answer:
+        """Run pairs of blocks: for each, seconds of processor time and by the wall, of the plain one and of the other."""
+        pairs = []
+        for way, plain_first in turns:
+            order = ("null", way) if plain_first else (way, "null")
+            blocks = [self._block(one, pieces) for one in order]
+            plain, watched = blocks if plain_first else reversed(blocks)
+            pairs.append({"way": way, "plain": plain, "watched": watched})
+        return {"pairs": pairs}
+
+    def _block(self, way: str, pieces: int) -> tuple[float, float]:
+        run = self._program.run
+        gc.collect()
+        end = begin(way, self._url)
+        try:
+            run()
+            cpu, start = process_time(), perf_counter()
+            for _ in range(pieces):
+                run()
+            return process_time() - cpu, perf_counter() - start
+        finally:
+            end()
+
+
+def make(program: str, url: str = "memory://") -> Mapping[str, Work]:
+    watched = Watched(program, url)
+    return {"calibrate": watched.calibrate, "run": watched.run}
+
+
+if __name__ == "__main__":
+    serve(make)

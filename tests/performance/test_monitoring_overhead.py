@@ -1,0 +1,176 @@
+"""What monitoring adds to programs: all tools on, each alone, and other profilers beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+
+from tests.fixtures.redis import RedisServer
+from tests.performance.child import Children
+from tests.performance.measuring import Race
+from tests.performance.pairs import Interval, bootstrap, in_turn, middle, worst
+from tests.performance.results import Aim, Findings
+from tests.performance.watching import WAYS
+from tests.performance.workloads import PROGRAMS
+
+TITLE = "What monitoring adds to a program"
+HOW = (
+    "Pairs of blocks of {seconds:g} s, one plain and one watched, both in one process, in an order that is drawn. A figure is the "
+    "median of the pairs, its interval that of a bootstrap (95 %). What is compared is the processor time of all threads together, "
+    "so what happens in the background counts too. Beginning to watch is not in it. The null arm compares the plain program "
+    "with itself: what it shows is the method's noise."
+)
+PACED = "sets its own pace: what is added is a share of one processor"
+PEERS = ("pyinstrument", "cprofile", "tracemalloc")
+TOOLS = ("sink", "profiler", "memory", "tracer", "metrics")
+SOME = ("nbody", "deltablue", "async_tree", "token_stream")
+"""The programs that stand for the others where not all are measured: loops, calls, tasks, and events of its own."""
+
+Costs = dict[str, dict[str, list[float]]]
+"""What was added, by program and way, in percent; each a list with a value for each pair."""
+
+
+@pytest.fixture(scope="module")
+def costs() -> Costs:
+    """What the tests of this module found, for the last of them."""
+    return {}
+
+
+def need(program: str) -> None:
+    wanted = {"django_template": ("pyperformance", "pyperf", "django")}.get(program, ("pyperformance", "pyperf"))
+    missing = [name for name in (*wanted, "pyinstrument") if find_spec(name) is None]
+    if missing:
+        pytest.skip(f"not installed, since it comes with the extra `performance`: {', '.join(missing)}")
+
+
+class Comparison:
+    """One program in a process of its own, compared with itself.
+
+    Args:
+        children: What starts and ends it.
+        program: Which of PROGRAMS.
+        seconds: How long a block is to last.
+        settings: For children/overhead.py.
+    """
+
+    def __init__(self, children: Children, program: str, seconds: float, **settings: str) -> None:
+        self._child = children.start("overhead", program=program, **settings)
+        found = self._child("calibrate", seconds=seconds)
+        self._pieces, self.is_paced = found["pieces"], found["paced"]
+
+    def run(self, pairs: Mapping[str, int], size: float = 1.0) -> list[dict[str, Any]]:
+        """Run so many pairs of each way; `size` is that of their blocks, compared with what they are to be."""
+        turns = [(turn.arm, turn.plain_first) for turn in in_turn(pairs, seed=20)]
+        done: list[dict[str, Any]] = self._child("run", turns=turns, pieces=max(1, round(self._pieces * size)))["pairs"]
+        return done
+
+    def added(self, pairs: list[dict[str, Any]]) -> dict[str, list[float]]:
+        """The percent of processor time that each way adds, pair by pair: to what the plain program takes, or of one
+        processor where it sets its own pace."""
+        found: dict[str, list[float]] = {}
+        for pair in pairs:
+            (plain, lasted), (watched, _) = pair["plain"], pair["watched"]
+            found.setdefault(pair["way"], []).append((watched - plain) / (lasted if self.is_paced else plain) * 100)
+        return found
+
+    @staticmethod
+    def slower(pairs: list[dict[str, Any]]) -> dict[str, list[float]]:
+        """The percent by which each way makes it last longer by the wall, pair by pair."""
+        found: dict[str, list[float]] = {}
+        for pair in pairs:
+            found.setdefault(pair["way"], []).append((pair["watched"][1] / pair["plain"][1] - 1) * 100)
+        return found
+
+
+def sure(samples: list[float]) -> Interval:
+    return bootstrap([samples], middle)
+
+
+def report(findings: Findings, program: str, added: Mapping[str, list[float]], note: str = "") -> None:
+    for way, samples in added.items():
+        findings.row(f"{program}: {WAYS[way][1]}", samples, "%", interval=sure(samples), note=note)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_overhead(race: Race, findings: Findings, children: Children, quick: bool, costs: Costs, program: str) -> None:
+    need(program)
+    findings.about("monitoring", f"{TITLE}: {program}")
+    seconds, pairs, peers = (0.04, 2, 1) if quick else (0.15, 20, 4)
+    watched = Comparison(children, program, seconds)
+    (lap,) = race({"pairs": partial(watched.run, {"null": pairs, "everything": pairs})}, 1, warm_up=0)["pairs"]
+    others = watched.run(dict.fromkeys(PEERS, peers), size=0.5)
+    added = {**watched.added(lap.value), **watched.added(others)}
+    costs.setdefault(program, {}).update(added)
+    report(findings, program, added, PACED if watched.is_paced else "")
+    if not watched.is_paced:
+        for way, samples in watched.slower(lap.value).items():
+            findings.row(f"{program}, by the wall: {WAYS[way][1]}", samples, "%", interval=sure(samples))
+    findings.say(PROGRAMS[program][1])
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("program", SOME)
+def test_overhead_with_redis(
+    race: Race,
+    findings: Findings,
+    children: Children,
+    redis_here: RedisServer,
+    quick: bool,
+    costs: Costs,
+    program: str,
+) -> None:
+    need(program)
+    findings.about("monitoring", f"{TITLE}, its events going to Redis: {program}")
+    seconds, pairs = (0.04, 1) if quick else (0.15, 10)
+    watched = Comparison(children, program, seconds, url=f"{redis_here.url}?stream=watched-{program}")
+    (lap,) = race({"pairs": partial(watched.run, {"everything": pairs})}, 1, warm_up=0)["pairs"]
+    added = watched.added(lap.value)
+    costs.setdefault(program, {})["redis"] = added["everything"]
+    report(findings, program, added, PACED if watched.is_paced else "")
+    with redis_here.client() as client:
+        arrived = client.xlen(f"watched-{program}")
+    assert arrived or program != "token_stream"
+    findings.say(f"{arrived:,} events arrived.")
+
+
+@pytest.mark.parametrize("program", SOME)
+def test_each_tool_alone(race: Race, findings: Findings, children: Children, quick: bool, program: str) -> None:
+    need(program)
+    findings.about("monitoring", f"What each tool adds by itself: {program}")
+    seconds, pairs = (0.04, 1) if quick else (0.15, 8)
+    watched = Comparison(children, program, seconds)
+    (lap,) = race({"pairs": partial(watched.run, dict.fromkeys(TOOLS, pairs))}, 1, warm_up=0)["pairs"]
+    report(findings, program, watched.added(lap.value), PACED if watched.is_paced else "")
+
+
+def test_all_programs(race: Race, findings: Findings, quick: bool, costs: Costs) -> None:
+    """What the tests above found, taken together."""
+    findings.about("monitoring", TITLE)
+    groups = [ways["everything"] for ways in costs.values() if "everything" in ways]
+    if not groups:
+        pytest.skip("none of the programs was measured")
+    medians = [middle([group]) for group in groups]
+    (lap,) = race({"typical": partial(bootstrap, groups, middle)}, 1, warm_up=0)["typical"]
+    findings.row(
+        f"All tools on: a typical program (the median of {len(groups)})", medians, "%",
+        aim=Aim(at_most=2.0), interval=lap.value, note="quartiles are those of the programs",
+    )  # fmt: skip
+    findings.row(
+        "All tools on: the worst of them", [worst(groups)], "%", aim=Aim(at_most=5.0), interval=bootstrap(groups, worst)
+    )
+    findings.say(HOW.format(seconds=0.04 if quick else 0.15))
+    shown = {"everything": "all tools on", "redis": "all tools on, to Redis", "null": "null arm"}
+    shown |= {peer: WAYS[peer][1] for peer in PEERS}
+    findings.series["overhead"] = {
+        program: {shown[way]: [1 + end / 100 for end in ends(samples)] for way, samples in ways.items()}
+        for program, ways in costs.items()
+    }
+
+
+def ends(samples: list[float]) -> tuple[float, float, float]:
+    found = sure(samples)
+    return found.figure, found.low, found.high
