@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import ceil, exp, log
 from typing import Any
 
 from streamll.models import CLOSING, NOTES, StreamllEvent
+from streamll.sketch import QuantileSketch
 from streamll.views.line import neutral
 from streamll.views.notes import read_gap
 from streamll.views.table import aligned
@@ -21,8 +21,6 @@ OTHERS = "(others)"
 _ERROR_LEVELS = frozenset({"error", "critical"})
 _LONGEST_NAME = 200
 _LONGEST_DURATION = 2**63
-# A bucket reaches from its lower end to 1.02 times that: its middle is within 1 % of all that is in it.
-_WIDTH = log(1.02)
 
 
 @dataclass(frozen=True)
@@ -123,42 +121,33 @@ def summarise(events: Iterable[StreamllEvent]) -> Summary:
 
 
 class _Operation:
-    """What is counted of one operation; durations by their order of magnitude, so that their number costs nothing."""
+    """What is counted of one operation."""
 
-    __slots__ = ("calls", "counts", "errors", "events", "longest", "timed", "total")
+    __slots__ = ("calls", "durations", "errors", "events")
 
     def __init__(self) -> None:
-        self.calls = self.errors = self.events = self.timed = self.total = self.longest = 0
-        self.counts: dict[int, int] = {}
+        self.calls = self.errors = self.events = 0
+        self.durations = QuantileSketch()
 
     def call(self, failed: bool, duration: Any) -> None:
         self.calls += 1
         self.errors += failed
         if type(duration) is int and 0 <= duration < _LONGEST_DURATION:
-            bucket = ceil(log(duration) / _WIDTH) if duration else -1
-            self.counts[bucket] = self.counts.get(bucket, 0) + 1
-            self.timed += 1
-            self.total += duration
-            self.longest = max(self.longest, duration)
+            self.durations.add(duration)
 
     def read(self, name: str) -> OperationSummary:
+        p50, p95 = self.durations.quantiles((0.5, 0.95))
         return OperationSummary(
             operation=name,
             calls=self.calls,
             errors=self.errors,
             events=self.events,
-            total_ms=self.total / 1e6,
-            p50_ms=self._quantile(0.5),
-            p95_ms=self._quantile(0.95),
-            max_ms=self.longest / 1e6 if self.timed else None,
+            total_ms=self.durations.total / 1e6,
+            p50_ms=_ms(p50),
+            p95_ms=_ms(p95),
+            max_ms=_ms(self.durations.maximum),
         )
 
-    def _quantile(self, share: float) -> float | None:
-        """The duration, in milliseconds, that this share of the calls did not exceed."""
-        rank = ceil(share * self.timed)
-        for bucket, count in sorted(self.counts.items()):
-            rank -= count
-            if rank <= 0:
-                middle = exp((bucket - 0.5) * _WIDTH) if bucket >= 0 else 0.0
-                return min(middle, self.longest) / 1e6
-        return None
+
+def _ms(nanoseconds: float | None) -> float | None:
+    return None if nanoseconds is None else nanoseconds / 1e6

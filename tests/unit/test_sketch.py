@@ -58,8 +58,8 @@ def assert_is_that_of(sketch: QuantileSketch, values: list[float]) -> None:
     assert sketch.count == len(values)
     assert sketch.minimum == (min(map(float, values)) if values else None)
     assert sketch.maximum == (max(map(float, values)) if values else None)
-    exact_total = sum(map(Fraction, values))
-    slack = sum(abs(Fraction(value)) for value in values) * Fraction(1, 2**40)
+    exact_total = sum((Fraction(value) for value in values), Fraction())
+    slack = sum((abs(Fraction(value)) for value in values), Fraction()) * Fraction(1, 2**40)
     assert abs(Fraction(sketch.total) - exact_total) <= slack or abs(exact_total) > 1e308
     apart = {0.0}.union(*(found for found, _ in places(values, sketch.relative_error, sketch.max_buckets)))
     for q, found in zip(SHARES, sketch.quantiles(SHARES), strict=True):
