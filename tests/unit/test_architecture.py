@@ -34,14 +34,16 @@ ARROWS: dict[str, frozenset[str]] = {
     "brokers": frozenset({"errors", "options", "delivery.outcome", "runtime.fork", "wire"}),
     "sinks": LOW | {"values", "codec", "pipeline", "delivery", "runtime", "brokers", "wire", "views.line"},
     "consumers": LOW | {"values", "codec", "delivery.backoff", "delivery.outcome", "brokers", "wire"},
+    "monitoring": LOW | {"api", "monitors", "views.summary", "runtime.fork", "runtime.leave"},
     "replay": LOW | {"codec", "delivery", "runtime", "brokers", "wire", "sinks", "consumers", "registry"},
     "views": LOW | {"codec", "values"},
-    "monitors": LOW | {"spans", "tracing", "runtime.fork", "runtime.wakeup"},
+    "monitors": LOW | {"spans", "tracing", "propagation", "values", "runtime.fork", "runtime.wakeup"},
     "registry": frozenset({"errors", "options", "sinks.base"}),
     "api": LOW | {"pipeline", "spans", "registry", "sinks.base", "runtime.leave", "runtime.executor"},
     "testing": LOW | {"codec", "pipeline", "delivery", "runtime", "sinks.base"},
     "cli": LOW
-    | {"values", "codec", "registry", "sinks.base", "consumers", "replay", "runtime.spool", "views", "streamll"},
+    | {"values", "codec", "registry", "sinks.base", "consumers", "replay", "monitoring", "views", "streamll"}
+    | {"runtime.spool", "runtime.leave", "runtime.signals"},
     "__main__": frozenset({"cli"}),
     "streamll": frozenset(),
 }

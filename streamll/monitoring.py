@@ -1,0 +1,222 @@
+"""monitor(): the process's one set of tools that watch the program, started and stopped together.
+
+What belongs here: which tools there are, in what order they start and stop, and what they say together. What does not:
+what each of them does (monitors), or where their events go (api.py).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from datetime import datetime, timezone
+from time import monotonic, process_time
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from streamll import api
+from streamll.errors import ConfigurationError
+from streamll.hub import hub
+from streamll.monitors.agent import OVERHEAD_TARGET, agent
+from streamll.runtime.fork import tell_after_fork
+from streamll.runtime.leave import call_at_leave, do_not_call_at_leave
+from streamll.views.summary import Summary
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from streamll.sinks.base import Sink
+
+log = logging.getLogger("streamll")
+
+Setting = bool | Mapping[str, Any] | Any
+"""Whether a tool is wanted, its options (a mapping or its options object), or the tool itself."""
+
+FLUSH_AT = 4096
+"""Events that are noted before they are folded into the summary."""
+
+
+class Tool(Protocol):
+    """What every tool can do."""
+
+    def start(self) -> Any:
+        """Begin to watch; does nothing when it has begun."""
+
+    def stop(self) -> None:
+        """Stop watching; what was seen stays readable."""
+
+    def stats(self) -> Any:
+        """Return its numbers, a dataclass."""
+
+    def report(self) -> dict[str, Any]:
+        """Return what it saw, in values that JSON has."""
+
+
+class Operations:
+    """What each operation did, folded from the events that come by, whether they go anywhere or not.
+
+    Attributes:
+        running: Whether it watches.
+    """
+
+    def __init__(self) -> None:
+        self.running = False
+        self.after_fork_in_child()
+        tell_after_fork(self)
+
+    def after_fork_in_child(self) -> None:
+        """Begin from zero in a child: what was seen before is its parent's."""
+        self._summary = Summary()
+        self._noted: deque[tuple[str, str, bool, Any]] = deque()
+        self._folding = threading.Lock()
+
+    def start(self) -> Self:
+        """Watch events from now on."""
+        self.running = True
+        hub.tap(self._note)
+        return self
+
+    def stop(self) -> None:
+        """Watch no more."""
+        if self.running:
+            self.running = False
+            hub.tap(None)
+
+    def stats(self) -> dict[str, int]:
+        """Return how many operations are told apart."""
+        return {"operations": len(self._read().operations())}
+
+    def report(self) -> dict[str, Any]:
+        """Return a row for each operation, those that took most time first."""
+        return {"operations": [asdict(row) for row in self._read().operations()]}
+
+    def _note(
+        self, event_type: str, operation: str, module_name: str, method_name: str, level: str, data: dict[Any, Any]
+    ) -> None:
+        """Take down what an event says, in one step that nothing can come between."""
+        is_span = event_type == "span"
+        name = operation or f"{module_name}.{method_name}".strip(".") or event_type
+        failed = level == "error" or level == "critical" or (is_span and "error" in data)
+        self._noted.append((name, event_type, failed, data.get("duration_ns") if is_span else None))
+        if len(self._noted) >= FLUSH_AT:
+            self._fold()
+
+    def _read(self) -> Summary:
+        self._fold()
+        return self._summary
+
+    def _fold(self) -> None:
+        if self._folding.acquire(blocking=False):  # else somebody does it at this moment
+            try:
+                for _ in range(len(self._noted)):
+                    self._summary.count(*self._noted.popleft())
+            finally:
+                self._folding.release()
+
+
+class Monitor:
+    """The tools that `monitor` has started; also a context manager, which stops them.
+
+    Args:
+        tools: By the names that they have in `stats()` and in reports.
+    """
+
+    def __init__(self, tools: Mapping[str, Tool]) -> None:
+        self.tools = dict(tools)
+        self.running = False
+        self._began = self._ended = 0.0
+        self._cpu_began = self._cpu_ended = 0.0
+        self._started = ""
+
+    def start(self) -> Self:
+        """Start all tools; none of them when one cannot be."""
+        if self.running:
+            return self
+        self.running = True
+        self._began, self._cpu_began = monotonic(), process_time()
+        self._started = datetime.now(timezone.utc).isoformat()
+        call_at_leave(self.stop)
+        try:
+            for name, tool in self.tools.items():
+                tool.start()
+                hub.sources[name] = tool.stats
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Stop all tools, which say what they have left to say; what they saw can still be read."""
+        if not self.running:
+            return
+        self.running = False
+        do_not_call_at_leave(self.stop)
+        for tool in reversed(self.tools.values()):
+            try:
+                tool.stop()
+            except Exception:
+                log.warning("a monitor could not be stopped; please report it", exc_info=True)
+        self._ended, self._cpu_ended = monotonic(), process_time()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def report(self) -> dict[str, Any]:
+        """Return what all tools saw, what watching cost, and what the sinks did, in values that JSON has."""
+        ended, cpu_ended = (monotonic(), process_time()) if self.running else (self._ended, self._cpu_ended)
+        stats = api.stats()
+        return {
+            "started": self._started,
+            "seconds": ended - self._began,
+            "cpu_seconds": cpu_ended - self._cpu_began,
+            **{name: tool.report() for name, tool in self.tools.items()},
+            "monitoring": msgspec.to_builtins(agent.stats()),
+            "sinks": {name: msgspec.to_builtins(sink) for name, sink in stats.sinks.items()},
+            "balanced": stats.balanced,
+        }
+
+
+_monitor: Monitor | None = None
+_starting = threading.RLock()
+
+
+def monitor(
+    sinks: Iterable[str | Sink] | str | None = None,
+    *,
+    profile: Setting = False,
+    memory: Setting = False,
+    metrics: Setting = True,
+    trace: Iterable[str] | str | Mapping[str, Any] = (),
+    overhead_target: float = OVERHEAD_TARGET,
+    **options: Any,
+) -> Monitor:
+    """Watch this process from now on, with several tools at once. Called again, it stops those and starts others.
+
+    Args:
+        sinks: As for `configure`, which is called when these or `options` are given, or nothing was configured and
+            STREAMLL_SINKS is set.
+        overhead_target: The share of one processor that watching may take.
+        **options: As for `configure`.
+    """
+    global _monitor
+    if not 0 < overhead_target <= 1:
+        raise ConfigurationError(f"monitor option overhead_target={overhead_target}: must be above 0 and at most 1")
+    if sinks is not None or options:
+        api.configure(sinks, **options)
+    made: dict[str, Tool] = {"operations": Operations()}
+    with _starting:
+        if _monitor is not None:
+            _monitor.stop()
+        agent.target = overhead_target
+        _monitor = Monitor(made).start()
+    return _monitor
