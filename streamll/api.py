@@ -24,7 +24,7 @@ from streamll.models import NO_TAGS
 from streamll.options import FALSE_WORDS, TRUE_WORDS, BeforeSend, PipelineOptions, SinkOptions, unknown_option
 from streamll.pipeline import Pipeline, PipelineStats
 from streamll.runtime.executor import in_executor
-from streamll.runtime.leave import stop_together
+from streamll.runtime.leave import call_at_leave, stop_together
 from streamll.spans import surroundings
 
 if TYPE_CHECKING:
@@ -182,6 +182,8 @@ def configure(
         _route = Route(pipeline, made)
         if made:
             hub.fill(_route.dispatch, _route.take)
+            hub.flush = flush
+            call_at_leave(hub.give_out)
         else:
             hub.empty()
     log.debug("configured: %s", ", ".join(f"{sink.name} = {sink.destination}" for sink in made) or "no sinks")
@@ -264,7 +266,7 @@ def emit_event(event: StreamllEvent) -> bool:
 
 
 def flush(timeout: float | None = None) -> bool:
-    """Deliver everything emitted before this call.
+    """Deliver everything emitted before this call, and what metrics have counted until then.
 
     Args:
         timeout: Seconds for all sinks together; default: the longest flush_timeout among them.
@@ -272,6 +274,7 @@ def flush(timeout: float | None = None) -> bool:
     Returns:
         True when it is all delivered, dead-lettered or dropped; False at the deadline.
     """
+    hub.give_out()
     sinks = _route.sinks if _route is not None else ()
     if timeout is None:
         timeout = max((sink.options.flush_timeout for sink in sinks), default=0.0)
@@ -312,6 +315,7 @@ def shutdown(timeout: float | None = None) -> Stats:
     Returns:
         The last numbers; `stats()` goes on to return them.
     """
+    hub.give_out()
     with _configuring:
         hub.empty()
         route = _route

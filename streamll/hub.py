@@ -7,7 +7,7 @@ that an unconfigured process pays.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from streamll.models import NO_TAGS, StreamllEvent
@@ -23,9 +23,16 @@ Tap = Callable[[str, str, str, str, str, dict[Any, Any]], None]
 """Sees every event that comes by: event_type, operation, module_name, method_name, level, data. It is called on the hot
 path: it keeps none of the data, takes no lock and never raises."""
 
+Flush = Callable[[float | None], bool]
+"""From the seconds that it may take, None for what is configured, to whether everything is where it belongs."""
+
 
 def _nowhere(*_: object) -> bool:
     return False
+
+
+def _nothing_to_flush(_timeout: float | None) -> bool:
+    return True
 
 
 class Hub:
@@ -38,13 +45,18 @@ class Hub:
             time as made here, `data` a dict, which may be the user's own, and all else as the user gave it.
         frames: The spans and profiled actions that frames are within, by the frame's `id`, for as long as they are: an
             object with `operation`. None unless somebody samples stacks: he puts a dict there.
+        flush: Delivers what was emitted before, as `streamll.flush` does; there is nothing to deliver before that exists.
+        holders: Who holds back what is to become events, such as what was counted since the last one; in order. Called
+            without arguments, each emits it.
         sources: Numbers to be shown in `stats().monitoring`: what returns them, by name.
     """
 
-    __slots__ = ("_dispatch", "_take", "_tap", "active", "dispatch", "frames", "sources", "take")
+    __slots__ = ("_dispatch", "_take", "_tap", "active", "dispatch", "flush", "frames", "holders", "sources", "take")
 
     def __init__(self) -> None:
         self.frames: dict[int, Any] | None = None
+        self.flush: Flush = _nothing_to_flush
+        self.holders: dict[Callable[[], None], None] = {}
         self.sources: dict[str, Callable[[], Any]] = {}
         self._tap: Tap | None = None
         self.empty()
@@ -70,6 +82,12 @@ class Hub:
         finally:
             self._dispatch, self._take = before
             self._connect()
+
+    def give_out(self) -> None:
+        """Have everything emitted that somebody holds back: before a flush, and before the sinks are drained."""
+        for holder in list(self.holders):
+            with suppress(Exception):  # each counts and says what it could not do
+                holder()
 
     def tap(self, tap: Tap | None) -> None:
         """Show every event to one function from now on, also where it goes nowhere; or to none any more."""

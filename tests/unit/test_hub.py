@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -88,3 +89,34 @@ def test_spans_and_emit_are_seen_though_nothing_is_configured() -> None:
             hub.tap(None)
     assert [(kind, operation) for kind, operation, *_ in seen.taps] == [("inside", ""), ("span", "work")]
     assert not hub.active
+
+
+def test_who_holds_something_back_gives_it_out_in_order_whoever_of_them_fails() -> None:
+    mine, seen = Hub(), Seen()
+    mine.fill(seen.dispatch)
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    def emit(name: str) -> None:
+        mine.dispatch(StreamllEvent(name))
+
+    mine.holders |= dict.fromkeys([partial(emit, "a"), fail, partial(emit, "b")])
+    mine.give_out()
+    assert [event.event_type for event in seen.events] == ["a", "b"]
+
+
+def test_a_flush_has_everything_given_out_first() -> None:
+    given: list[bool] = []
+
+    def holder() -> None:
+        given.append(hub.active)
+
+    with streamll.testing.capture():
+        hub.holders[holder] = None
+        try:
+            assert streamll.flush(0.1)
+        finally:
+            del hub.holders[holder]
+    assert given == [True]
+    assert Hub().flush(None)
