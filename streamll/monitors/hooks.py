@@ -5,7 +5,7 @@ and being switched on and off, for the tools that do it. What does not: which fu
 (logging_events.py, warning_events.py, uncaught.py).
 
 What was there before always runs, with the same arguments, and its result or error is the caller's. Those who see a call
-come first, and never raise. When nobody wants to see it any more, exactly what was there before is put back; if somebody
+come first. When nobody wants to see it any more, exactly what was there before is put back; if somebody
 else has been put around ours meanwhile, ours stays where it is, and does nothing but pass calls on.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 See = Callable[..., None]
-"""Is shown the arguments of a call; never raises, and takes no lock."""
+"""Is shown the arguments of a call; it takes no lock, and does not raise where they are the usual ones."""
 
 
 class Hook:
@@ -72,7 +72,10 @@ class Hook:
         def hooked(*args: Any, **kwargs: Any) -> Any:
             if self._put is hooked:  # else it is one of ours that was buried under somebody else's
                 for see in self._seers:
-                    see(*args, **kwargs)
+                    try:
+                        see(*args, **kwargs)
+                    except Exception:  # noqa: S110  # it was called with other arguments, which what comes now may refuse
+                        pass
             return self.call(before, args, kwargs)
 
         functools.update_wrapper(hooked, before)

@@ -288,7 +288,8 @@ class LoggingHandler(logging.Handler):
         return self._reader.stats()
 
 
-_calls = Hook(logging.Logger, "callHandlers")
+CALLS = Hook(logging.Logger, "callHandlers")
+"""Where a logger hands a record to the handlers, after its level and filters have let it pass."""
 
 
 class LoggingCapture(Tool):
@@ -330,10 +331,10 @@ class LoggingCapture(Tool):
         return {"events": stats.events, "left_out": left_out, "unformatted": stats.unformatted, "cut": stats.cut}
 
     def _begin(self) -> None:
-        _calls.add(self._see)
+        CALLS.add(self._see)
 
     def _end(self) -> None:
-        _calls.remove(self._see)
+        CALLS.remove(self._see)
 
     def _see(self, _logger: logging.Logger, record: logging.LogRecord) -> None:
         try:

@@ -31,19 +31,6 @@ alone = logging.Logger("shop.alone")  # noqa: LOG001  # pytest's handlers, which
 alone.addHandler(logging.NullHandler())
 
 
-@pytest.fixture
-def events() -> Iterator[list[StreamllEvent]]:
-    """What is handed to the hub during the test, in order."""
-    seen: list[StreamllEvent] = []
-
-    def keep(event: StreamllEvent) -> bool:
-        seen.append(event)
-        return True
-
-    with hub.instead(keep):
-        yield seen
-
-
 @pytest.fixture(autouse=True)
 def a_logger_that_lets_all_pass() -> Iterator[None]:
     log.setLevel(logging.DEBUG)

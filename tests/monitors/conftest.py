@@ -1,0 +1,7 @@
+"""Fixtures of the tests of what watches the program."""
+
+from __future__ import annotations
+
+from tests.unit.conftest import events
+
+__all__ = ["events"]
