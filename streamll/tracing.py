@@ -1,10 +1,8 @@
 """The decorator: a span around each run of a function, coroutine, generator or async generator.
 
 What belongs here: wrapping, so that a wrapped callable is in all else what it was: its signature, its kind, the errors
-it raises, the values it is sent. What does not: what a span records (spans.py).
-
-A generator's span covers its run from the first step to the last, and is current only while its body runs: what its
-consumer does between two steps is not part of it.
+it raises, the values it is sent. What does not: what a span records (spans.py), also of a generator, whose span is
+current only while its body runs (steps.py).
 """
 
 from __future__ import annotations
@@ -13,13 +11,11 @@ import functools
 import inspect
 import types
 from collections.abc import Callable
-from contextvars import Token
-from time import perf_counter_ns
 from typing import Any, TypeVar, overload
 
-from streamll.context import SCOPE, Scope
 from streamll.hub import hub
 from streamll.spans import Span
+from streamll.steps import Steps, async_generator_function, generator_function
 
 F = TypeVar("F", bound="Callable[..., Any] | classmethod[Any, Any, Any] | staticmethod[Any, Any]")
 
@@ -55,7 +51,7 @@ def trace(
 
     It serves functions, coroutine functions, generators, async generators, methods, class and static methods (in either
     order of the decorators) and callable objects. The span ends when the function returns, when the coroutine is done,
-    when the generator is exhausted or closed; a generator's span counts its `items`. A function that returns an
+    when the generator is exhausted or closed; a generator's span tells of its items what one of `stream` tells. A function that returns an
     awaitable without being a coroutine function is timed until it returns. The event's `module_name` and `method_name`
     are the function's. A decorator that gives a function attributes, such as `functools.lru_cache`, goes above it.
 
@@ -89,9 +85,9 @@ def _wrap(target: Any, operation: str, capture_args: bool, announce: bool, attri
     if inspect.iscoroutinefunction(call.body):
         wrapper = _around_coroutine(target, call)
     elif inspect.isasyncgenfunction(call.body):
-        wrapper = _around_async_generator(target, call)
+        wrapper = async_generator_function(call.beginning(target))
     elif inspect.isgeneratorfunction(call.body):
-        wrapper = _around_generator(target, call)
+        wrapper = generator_function(call.beginning(target))
         if call.body.__code__.co_flags & inspect.CO_ITERABLE_COROUTINE:
             wrapper = types.coroutine(wrapper)
     else:
@@ -137,6 +133,15 @@ class _Call:
             span.set(arguments=arguments)
         return span.announce() if self._announce else span
 
+    def beginning(self, function: Callable[..., Any]) -> Callable[..., tuple[Any, Steps]]:
+        """What makes a generator and the steps of its run."""
+
+        def begin(*args: Any, **kwargs: Any) -> tuple[Any, Steps]:
+            generator = function(*args, **kwargs)
+            return generator, Steps(self.span(args, kwargs) if hub.active else None)
+
+        return begin
+
 
 def _positional(target: Any) -> list[str]:
     """The names of the parameters that can be given by position."""
@@ -174,92 +179,5 @@ def _around_coroutine(function: Callable[..., Any], call: _Call) -> Callable[...
             return await function(*args, **kwargs)
         with call.span(args, kwargs):
             return await function(*args, **kwargs)
-
-    return wrapper
-
-
-class _Steps:
-    """The run of a generator, step by step: makes the span's scope current for each step, and reports the span."""
-
-    __slots__ = ("_inside", "_span", "_token", "items")
-
-    def __init__(self, call: _Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.items = 0
-        self._token: Token[Scope] | None = None
-        self._inside: Scope | None = None
-        if hub.active:
-            self._span = call.span(args, kwargs)
-            self._inside = self._span._begin()
-
-    def __enter__(self) -> _Steps:
-        return self
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if self._inside is not None:
-            ended = perf_counter_ns()
-            self._span.set(items=self.items)
-            self._span._end(ended, error)
-
-    def resume(self) -> None:
-        """Before a step: go on in the scope that the last one left off in, such as within a block of the body's own."""
-        if self._inside is not None:
-            self._token = SCOPE.set(self._inside)
-
-    def suspend(self) -> None:
-        """After a step: put the consumer's scope back."""
-        token, self._token = self._token, None
-        if token is not None:
-            inside = SCOPE.get()
-            try:
-                SCOPE.reset(token)
-            except ValueError:
-                return  # an abandoned step is being closed, in the context of whoever collects the garbage
-            self._inside = inside
-
-
-def _around_generator(function: Callable[..., Any], call: _Call) -> Callable[..., Any]:
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        generator = function(*args, **kwargs)
-        sent: Any = None
-        thrown: BaseException | None = None
-        with _Steps(call, args, kwargs) as steps:
-            while True:
-                steps.resume()
-                try:
-                    item = [generator.send(sent) if thrown is None else generator.throw(thrown)]
-                except StopIteration as stop:
-                    return stop.value
-                finally:
-                    sent = thrown = None  # an error that leaves here would hold this frame, and this frame the error
-                    steps.suspend()
-                steps.items += 1
-                try:
-                    sent = yield item.pop()  # so that it is the consumer's alone
-                except BaseException as error:
-                    thrown = error
-
-    return wrapper
-
-
-def _around_async_generator(function: Callable[..., Any], call: _Call) -> Callable[..., Any]:
-    async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        generator = function(*args, **kwargs)
-        sent: Any = None
-        thrown: BaseException | None = None
-        with _Steps(call, args, kwargs) as steps:
-            while True:
-                steps.resume()
-                try:
-                    item = [await (generator.asend(sent) if thrown is None else generator.athrow(thrown))]
-                except StopAsyncIteration:
-                    return
-                finally:
-                    sent = thrown = None
-                    steps.suspend()
-                steps.items += 1
-                try:
-                    sent = yield item.pop()
-                except BaseException as error:
-                    thrown = error
 
     return wrapper
