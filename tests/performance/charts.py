@@ -131,13 +131,13 @@ def _draw_bars(series: Mapping[str, Any], unit: str, title: str, file: Path) -> 
 def _draw_overhead(series: Mapping[str, Mapping[str, Sequence[float]]], title: str, file: Path) -> None:
     """What each way of watching adds to each program, with its interval: by the percent, and evenly up to one."""
     ways = list(dict.fromkeys(way for costs in series.values() for way in costs))
-    figure, axes = _figure(9, 1.2 + 0.17 * len(series) * (len(ways) + 1))
+    figure, axes = _figure(9, 1.5 + 0.13 * len(series) * (len(ways) + 1))
     for number, way in enumerate(ways):
         at = [place * (len(ways) + 1) + number for place, costs in enumerate(series.values()) if way in costs]
         added = [[(end - 1) * 100 for end in costs[way]] for costs in series.values() if way in costs]
         shown = [one[0] for one in added]
         whiskers = [[one[0] - one[1] for one in added], [one[2] - one[0] for one in added]]
-        axes.errorbar(shown, at, xerr=whiskers, fmt="o", markersize=4, color=f"C{number}", label=way)
+        axes.errorbar(shown, at, xerr=whiskers, fmt="o", markersize=3, color=f"C{number}", label=way)
     middle = (len(ways) - 1) / 2
     axes.set_yticks([place * (len(ways) + 1) + middle for place in range(len(series))], list(series), fontsize=8)
     axes.invert_yaxis()
@@ -147,7 +147,7 @@ def _draw_overhead(series: Mapping[str, Mapping[str, Sequence[float]]], title: s
     axes.axvline(0, color="grey", linewidth=1)
     axes.set_xlabel("processor time added, % (dotted: 2 % and 5 %)")
     axes.set_title(title, fontsize=10)
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     axes.grid(True, axis="x", alpha=0.2)
     figure.savefig(file)
 

@@ -217,23 +217,23 @@ def rows_table(rows: Sequence[Row]) -> list[str]:
     return table(columns, cells)
 
 
-def factor(number: float) -> str:
-    """Write how many times as much something is: to a thousandth where it is little more than once."""
-    return f"{number:.3f}" if number < 1.995 else figure(number)
+def factor(ends: Sequence[float]) -> str:
+    """Write how many times as much something is, with its interval: where it is much, neither matters to a thousandth.
+
+    Args:
+        ends: The figure, and the ends of its interval.
+    """
+    number, low, high = ends
+    return f"{number:.3f}x ({low:.3f} to {high:.3f})" if number < 1.995 else f"{figure(number)}x"
 
 
 def overhead_table(findings: Findings) -> list[str]:
-    """Write how many times the processor time of each program what watches it makes: with its interval for what is ours."""
+    """Write how many times the processor time of each program it is with what watches it."""
     programs: Mapping[str, Mapping[str, Sequence[float]]] = findings.series["overhead"]
     ways = list(dict.fromkeys(way for costs in programs.values() for way in costs))
-    cells = []
-    for program, costs in programs.items():
-        row = [program]
-        for way in ways:
-            shown, low, high = costs.get(way, (None, None, None))
-            sure = f" ({factor(low)} to {factor(high)})" if low is not None and high is not None else ""
-            row.append("" if shown is None else f"{factor(shown)}x{sure}")
-        cells.append(row)
+    cells = [
+        (program, *(factor(costs[way]) if way in costs else "" for way in ways)) for program, costs in programs.items()
+    ]
     return table(("program", *ways), cells)
 
 
@@ -308,7 +308,7 @@ def section(run: Run) -> str:
         rows = [
             (
                 row.what,
-                ratio_in_words(row) if row.aim and row.aim.of_ratio else _with_unit(figure(row.value.median), row.unit),
+                ratio_in_words(row) if row.aim and row.aim.of_ratio else measured_in_words(row),
                 aim_in_words(row.aim, row.unit),
                 verdict_in_words(row.verdict),
             )
@@ -322,8 +322,11 @@ def section(run: Run) -> str:
     return "\n".join(lines)
 
 
-def _with_unit(shown: str, unit: str) -> str:
-    return shown + unit if unit in ("x", "%") else f"{shown} {unit}"
+def measured_in_words(row: Row) -> str:
+    """Say the figure, with its unit, and with its interval where it has one."""
+    shown = figure(row.value.median)
+    shown += row.unit if row.unit in ("x", "%") else f" {row.unit}"
+    return f"{shown} ({figure(row.interval.low)} to {figure(row.interval.high)})" if row.interval else shown
 
 
 def place(text: str, new: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 
 import streamll
+from streamll.monitoring import monitor
 
 End = Callable[[], object]
 
@@ -19,22 +20,34 @@ def nothing(url: str) -> End:
     return lambda: None
 
 
+def _configure(url: str) -> None:
+    """Have events go somewhere, and wait until one has: what a sink does with its first event is not its cost."""
+    streamll.configure(sinks=[url])
+    streamll.emit("begin")
+    assert streamll.flush(30)
+
+
 def everything(url: str) -> End:
     """All tools, as an application turns them on."""
-    streamll.configure(sinks=[url])
-    monitoring = import_module("streamll").monitor(profile=True, memory=True)
-    return lambda: (monitoring.stop(), streamll.shutdown(10))
+    _configure(url)
+    monitoring = monitor(profile=True, memory=True)
+
+    def end() -> None:
+        monitoring.stop()
+        streamll.shutdown(10)
+
+    return end
 
 
 def sink_alone(url: str) -> End:
     """A sink, and no tool: what only the program's own events and spans cost."""
-    streamll.configure(sinks=[url])
+    _configure(url)
     return lambda: streamll.shutdown(10)
 
 
 def _tool(module: str, name: str) -> Callable[[str], End]:
     def begin(url: str) -> End:
-        streamll.configure(sinks=[url])
+        _configure(url)
         tool = getattr(import_module(f"streamll.monitors.{module}"), name)().start()
         return lambda: (tool.stop(), streamll.shutdown(10))
 
@@ -63,7 +76,7 @@ def tracemalloc(url: str) -> End:
 
 
 WAYS: Mapping[str, tuple[Callable[[str], End], str]] = {
-    "null": (nothing, "nothing, once more"),
+    "null": (nothing, "nothing, once more (the null arm)"),
     "everything": (everything, "all tools on"),
     "sink": (sink_alone, "a sink alone"),
     "profiler": (_tool("action_profiler", "ActionProfiler"), "ActionProfiler alone"),

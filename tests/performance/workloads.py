@@ -36,12 +36,12 @@ class Program:
 
     Attributes:
         run: One piece of its work.
-        paced: 0.0 for one that computes as fast as it can, else the seconds that a piece lasts whatever it costs.
+        is_paced: Whether a piece lasts as long whatever it costs, since the program sets its own pace.
         beside: What is there beside it for as long as it is measured; called once.
     """
 
     run: Run
-    paced: float = 0.0
+    is_paced: bool = False
     beside: Callable[[], object] | None = None
 
 
@@ -161,7 +161,7 @@ def token_stream() -> Program:
                 text.append(token)
         return "".join(text)
 
-    return Program(lambda: asyncio.run(answer()), paced=seconds)
+    return Program(lambda: asyncio.run(answer()), is_paced=True)
 
 
 def c_call() -> Program:

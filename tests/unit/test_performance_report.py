@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.performance import report
+from tests.performance.pairs import Interval
 from tests.performance.report import BEGIN, END, NoRun
 from tests.performance.results import KEY, Aim, Findings
 
@@ -40,6 +41,18 @@ def budgets() -> Findings:
     findings.row("start-up", [0.12, 0.13], "s", aim=Aim(at_most=0.1))
     findings.row("slower than before", [1.5, 1.5], "us", to=("before", [1.0, 1.2]), aim=Aim(at_most=1.5, of_ratio=True))
     findings.row("without an aim", [12_345.0], "events/s")
+    return findings
+
+
+def overhead() -> Findings:
+    findings = Findings()
+    findings.about("monitoring", "What it adds")
+    sure = Interval(1.2, -0.5, 2.5)
+    findings.row("typical", [1.0, 1.2, 1.4], "%", aim=Aim(at_most=2), interval=sure)
+    findings.series["overhead"] = {
+        "nbody": {"ours": [1.012, 0.995, 1.025], "another": [2.9, 2.7, 3.1]},
+        "c_call": {"ours": [1.0, 1.0, 1.0]},
+    }
     return findings
 
 
@@ -77,6 +90,14 @@ class TestReport:
         before_sections = text.split("## What pipelining")[0]
         assert "| start-up | 0.12 | 0.12 to 0.13 | s | at most 0.1 s | **falls short** |" in before_sections
         assert "together" not in before_sections
+
+    def test_what_monitoring_adds_is_a_table(self, tmp_path: Path) -> None:
+        run = report.read(stored(tmp_path, overhead()))
+        rows = ["| nbody | 1.012x (0.995 to 1.025) | 2.90x |", "| c_call | 1.000x (1.000 to 1.000) |  |"]
+        for text in (report.markdown(run, {}), report.section(run)):
+            assert "\n".join(["| program | ours | another |", "| --- | --- | --- |", *rows]) in text
+        assert "| typical | 1.20 | 1.10 to 1.30 | -0.50 to 2.50 | % | at most 2% | pass |" in report.markdown(run, {})
+        assert "| typical | 1.20% (-0.50 to 2.50) | at most 2% | pass |" in report.section(run)
 
     def test_sections_have_their_order_whatever_order_they_ran_in(self, tmp_path: Path) -> None:
         strange = Findings(section="something new", title="Its title")
@@ -128,9 +149,10 @@ class TestReport:
         found.series["delivery"] = {"one": [1.0, 2.0], "other": [3.0]}
         found.series["ticker"] = {"one": [{"median": 1.0, "p99": 2.0}], "other": [{"median": 1.0, "p99": 0.0}]}
         found.series["emit"] = {"one": {"median": [1.0], "p99": []}}
-        text = report.write(report.read(stored(tmp_path, found)), tmp_path / "report").read_text()
+        text = report.write(report.read(stored(tmp_path, found, overhead())), tmp_path / "report").read_text()
         drawn = sorted(file.name for file in (tmp_path / "report").glob("*.svg"))
-        assert drawn == ["chart-01-1.svg", "chart-01-delivery.svg", "chart-01-emit.svg", "chart-01-ticker.svg"]
+        names = ["chart-01-1", "chart-01-delivery", "chart-01-emit", "chart-01-ticker", "chart-02-overhead"]
+        assert drawn == [f"{name}.svg" for name in names]
         assert all(f"]({name})" in text for name in drawn)
 
     def test_the_newest_run_is_taken(self, tmp_path: Path) -> None:

@@ -1,0 +1,116 @@
+"""A program with all tools on, seen from outside: the memory it has, and what it comes to in a long run.
+
+What belongs here: figures of a whole process with tools. What does not: the same of the sinks alone (process.py), or what
+tools add to a program's time (overhead.py).
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+from collections.abc import Mapping
+from time import perf_counter, process_time, sleep
+from typing import Any
+
+import streamll
+from streamll.monitors.agent import agent
+from tests.performance.calls import EVENT
+from tests.performance.child import Answer, Work, serve
+from tests.performance.children.process import peak_rss, rss
+from tests.performance.watching import begin
+
+THREADS = 4
+"""That work while the process grows, or does not."""
+
+PERIOD = 0.02
+"""Seconds from one piece of a thread's work to its next."""
+
+
+def work(number: int) -> None:
+    """A piece of work as programs have it: spans, events, and objects that come and go."""
+    with streamll.span("request", number=number):
+        kept: list[dict[str, Any]] = []
+        for index in range(5):
+            kept.append({"index": index, "text": "x" * (number % 200)})
+            streamll.emit("token", EVENT, operation="generate")
+        with streamll.span("compute"):
+            sum(len(str(one)) for one in kept)
+
+
+class Program:
+    """Such a program.
+
+    Args:
+        way: How it is watched, of watching.WAYS.
+        url: Where its events go.
+    """
+
+    def __init__(self, way: str, url: str) -> None:
+        self._way, self._url = way, url
+
+    def memory(self, seconds: float) -> Answer:
+        """Work for so long, and return the process's MB: at its start, then, and at its fullest."""
+        before = rss()
+        end = begin(self._way, self._url)
+        self._work(seconds)
+        after = rss()
+        end()
+        return {"before": before, "after": after, "peak": peak_rss()}
+
+    def grow(self, seconds: float) -> Answer:
+        """Work steadily from several threads; return MB and allocated blocks after a third of the time and at its end,
+        and the share of a processor that it took and that monitoring says it took."""
+        end = begin(self._way, self._url)
+        self._work(seconds / 3)
+        early, early_blocks = rss(), sys.getallocatedblocks()
+        start, cpu, spent = perf_counter(), process_time(), _spent()
+        pieces = self._work(seconds * 2 / 3)
+        lasted = perf_counter() - start
+        used, charged = process_time() - cpu, _spent() - spent
+        late, late_blocks = rss(), sys.getallocatedblocks()
+        end()
+        gc.collect()
+        return {
+            "early": early,
+            "late": late,
+            "early_blocks": early_blocks,
+            "late_blocks": late_blocks,
+            "pieces": pieces,
+            "cpu": used / lasted * 100,
+            "charged": charged / lasted * 100,
+        }
+
+    def _work(self, seconds: float) -> int:
+        """Have all threads work for so long; returns how many pieces they did."""
+        until = perf_counter() + seconds
+        done = []
+
+        def run() -> None:
+            due, pieces = perf_counter(), 0
+            while due < until:
+                work(pieces)
+                pieces += 1
+                due += PERIOD
+                sleep(max(0.0, due - perf_counter()))
+            done.append(pieces)
+
+        threads = [threading.Thread(target=run) for _ in range(THREADS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return sum(done)
+
+
+def _spent() -> float:
+    return sum(agent.stats().seconds.values())
+
+
+def make(way: str, url: str = "memory://") -> Mapping[str, Work]:
+    program = Program(way, url)
+    return {"memory": program.memory, "grow": program.grow}
+
+
+if __name__ == "__main__":
+    serve(make)

@@ -1,0 +1,187 @@
+"""What a call of a tool takes in its caller, and of a peer's: one call for each process.
+
+What belongs here: the calls, set up as in a program that uses them. What does not: what a whole program pays
+(overhead.py), or spans and events of others (peers.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+import streamll
+from streamll.hub import hub
+from tests.performance.calls import EVENT, time_calls
+from tests.performance.child import Answer, Work, serve
+from tests.performance.children.peers import CountingSink
+
+Call = Callable[[], object]
+
+TWELVE: Mapping[str, Any] = {
+    "operation_name": "retrieve",
+    "question": "Which of the papers that we have read say something of the tides, and what do they say of them?",
+    "model": "a-model-2026-01",
+    "temperature": 0.7,
+    "token_count": 1024,
+    "cached": False,
+    "path": "/v1/answers/20260102/papers",
+    "request_id": "8a4b1c6d-0f3e-4c59-9a51-7d2f1e6b9c04",
+    "region": "eu-west-1",
+    "attempt": 2,
+    "duration_ms": 12.75,
+    "version": "4.18.2",
+}
+"""Twelve attributes of a usual kind, with nothing in them that is to be redacted."""
+
+SENSITIVE: Mapping[str, Any] = {
+    **TWELVE,
+    "question": "Write to jane.doe@example.com, or call +44 20 7123 4567, and charge 4111 1111 1111 1111",
+    "authorization": "Bearer 5f2b",
+    "version": "postgres://app:hunter2@db.example.com/app",
+}
+"""The same number, with an e-mail address, numbers of a telephone and of a card, a key and a URL that must go."""
+SENSITIVE = {name: value for name, value in SENSITIVE.items() if name != "attempt"}
+
+
+def span() -> Call:
+    """A span whose event goes nowhere: all that is done before it would be delivered."""
+    hub.fill(lambda event: True, lambda *fields: True)
+    return disabled_span()
+
+
+def disabled_span() -> Call:
+    def call() -> None:
+        with streamll.span("retrieve", k=5, cached=False):
+            pass
+
+    return call
+
+
+def disabled_span_bare() -> Call:
+    def call() -> None:
+        with streamll.span("retrieve"):
+            pass
+
+    return call
+
+
+def _redacting(redact: object, attributes: Mapping[str, Any]) -> Call:
+    streamll.configure(sinks=[CountingSink()], redact=redact)
+    data = dict(attributes)
+
+    def call() -> None:
+        streamll.emit("answered", data)
+
+    return call
+
+
+def trace_event() -> Call:
+    from streamll.monitors.event_tracer import EventTracer
+
+    streamll.configure(sinks=[CountingSink()])
+    tracer = EventTracer().start()
+    return lambda: tracer.trace_event("token", EVENT)
+
+
+def _function() -> None:
+    pass
+
+
+def function() -> Call:
+    return _function
+
+
+def profiled() -> Call:
+    module = import_module("streamll.monitors.action_profiler")
+    streamll.configure(sinks=[CountingSink()])
+    profiler = module.ActionProfiler().start()
+    call: Call = profiler.profile(_function)
+    return call
+
+
+def _metrics() -> Any:
+    streamll.configure(sinks=[CountingSink()])
+    return import_module("streamll.monitors.metrics").Metrics().start()
+
+
+def counter() -> Call:
+    made = _metrics().counter("requests")
+    return lambda: made.add(1)
+
+
+def counter_labels() -> Call:
+    made = _metrics().counter("requests")
+    return lambda: made.add(1, method="GET", status=200)
+
+
+def histogram() -> Call:
+    made = _metrics().histogram("seconds")
+    return lambda: made.record(0.0123)
+
+
+def prometheus_counter() -> Call:
+    made = import_module("prometheus_client").Counter("requests", "Requests.")
+    return lambda: made.inc(1)
+
+
+def prometheus_counter_labels() -> Call:
+    made = import_module("prometheus_client").Counter("requests", "Requests.", ["method", "status"])
+    return lambda: made.labels(method="GET", status=200).inc(1)
+
+
+def prometheus_histogram() -> Call:
+    made = import_module("prometheus_client").Histogram("seconds", "Seconds.")
+    return lambda: made.observe(0.0123)
+
+
+def _meter() -> Any:
+    sdk, export = import_module("opentelemetry.sdk.metrics"), import_module("opentelemetry.sdk.metrics.export")
+    return sdk.MeterProvider([export.InMemoryMetricReader()]).get_meter("benchmark")
+
+
+def otel_counter() -> Call:
+    made = _meter().create_counter("requests")
+    return lambda: made.add(1)
+
+
+def otel_counter_labels() -> Call:
+    made = _meter().create_counter("requests")
+    return lambda: made.add(1, {"method": "GET", "status": 200})
+
+
+def otel_histogram() -> Call:
+    made = _meter().create_histogram("seconds")
+    return lambda: made.record(0.0123)
+
+
+CALLS: Mapping[str, Callable[[], Call]] = {
+    made.__name__: made
+    for made in (
+        span, disabled_span, disabled_span_bare, trace_event, function, profiled,
+        counter, counter_labels, histogram,
+        prometheus_counter, prometheus_counter_labels, prometheus_histogram,
+        otel_counter, otel_counter_labels, otel_histogram,
+    )
+} | {
+    "redact_off": lambda: _redacting(False, TWELVE),
+    "redact_keys": lambda: _redacting(True, TWELVE),
+    "redact_full": lambda: _redacting("full", TWELVE),
+    "redact_off_sensitive": lambda: _redacting(False, SENSITIVE),
+    "redact_full_sensitive": lambda: _redacting("full", SENSITIVE),
+}  # fmt: skip
+
+
+def make(call: str) -> Mapping[str, Work]:
+    made = CALLS[call]()
+
+    def lap(n: int) -> Answer:
+        timed = time_calls(made, n)
+        streamll.flush(30)  # what waits behind a call is not to come beside the next lap
+        return timed
+
+    return {"lap": lap}
+
+
+if __name__ == "__main__":
+    serve(make)

@@ -1,0 +1,82 @@
+"""What one call of a tool takes, beside those of prometheus_client, OpenTelemetry and Sentry that do the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from importlib.util import find_spec
+
+import pytest
+
+from tests.performance.child import Child, Children
+from tests.performance.measuring import Lap, Race
+from tests.performance.results import Aim, Findings
+
+BLOCKS = "median of blocks of 100 calls, a call's share, less an empty function's"
+
+
+def laps_of(race: Race, children: Children, names: Mapping[str, str], quick: bool) -> dict[str, list[Lap]]:
+    """Laps of calls, each in a process of its own; `names` says which child's they are."""
+    homes: dict[str, Child] = {}
+    for name, home in names.items():
+        homes[name] = children.start(home, **{"call" if home == "tools" else "name": name})
+    n, rounds = (500, 2) if quick else (10_000, 9)
+    return race({name: partial(child, "lap", n=n) for name, child in homes.items()}, rounds)
+
+
+def of(laps: list[Lap], name: str = "block") -> list[float]:
+    return [lap.value[name] for lap in laps]
+
+
+def need(*modules: str) -> None:
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        pytest.skip(f"not installed, since it comes with the extra `performance`: {', '.join(missing)}")
+
+
+def test_a_span(race: Race, findings: Findings, children: Children, quick: bool) -> None:
+    need("opentelemetry", "sentry_sdk")
+    findings.about("monitoring", "A span, start and end, two attributes")
+    ours = dict.fromkeys(("disabled_span_bare", "disabled_span", "span"), "tools")
+    laps = laps_of(race, children, {"opentelemetry": "peers", "sentry": "peers"} | ours, quick)
+    span = of(laps["span"])
+    findings.row("A span, before delivery", span, "us", aim=Aim(at_most=1.5), note=f"nobody takes its event; {BLOCKS}")
+    findings.row("A disabled span", of(laps["disabled_span_bare"]), "us", aim=Aim(at_most=0.1), note=BLOCKS)
+    findings.row("A disabled span with two attributes", of(laps["disabled_span"]), "us", note="a dict is made of them")
+    notes = {"opentelemetry": "to a BatchSpanProcessor that counts; three attributes", "sentry": "three attributes"}
+    for name, label in (("opentelemetry", "OpenTelemetry SDK span"), ("sentry", "sentry-sdk span")):
+        findings.row(label, of(laps[name]), "us", to=("ours, before delivery", span), note=notes[name])
+
+
+def test_metrics(race: Race, findings: Findings, children: Children, quick: bool) -> None:
+    need("opentelemetry", "prometheus_client")
+    findings.about("monitoring", "A counter and a histogram")
+    kinds = {
+        "counter": ("A counter's add", Aim(at_most=0.4)),
+        "counter_labels": ("A counter's add, two labels", None),
+        "histogram": ("A histogram's record", Aim(at_most=0.8)),
+    }
+    libraries = {"prometheus": "prometheus_client", "otel": "OpenTelemetry SDK"}
+    names = [f"{library}_{kind}" for kind in kinds for library in libraries if kind]
+    laps = laps_of(race, children, dict.fromkeys((*names, *kinds), "tools"), quick)
+    for kind, (words, aim) in kinds.items():
+        ours = of(laps[kind])
+        findings.row(words, ours, "us", aim=aim, note=BLOCKS)
+        for library, label in libraries.items():
+            findings.row(f"{words}: {label}", of(laps[f"{library}_{kind}"]), "us", to=("ours", ours))
+
+
+def test_trace_event(race: Race, findings: Findings, children: Children, quick: bool) -> None:
+    findings.about("monitoring", "EventTracer.trace_event: kept, and sent out")
+    own = laps_of(race, children, {"trace_event": "tools"}, quick)["trace_event"]
+    note = "three attributes, redacted by key; kept for get_events, and in a sink's buffer"
+    findings.row("Event latency: trace_event, median", of(own, "median"), "us", note=note)
+    findings.row("Event latency: trace_event, p95", of(own, "p95"), "us", aim=Aim(at_most=5.0), note=note)
+    findings.row("Event latency: trace_event, p99", of(own, "p99"), "us")
+
+
+def test_profile(race: Race, findings: Findings, children: Children, quick: bool) -> None:
+    findings.about("monitoring", "@profile on a function")
+    own = laps_of(race, children, {"profiled": "tools"}, quick)["profiled"]
+    findings.row("A profiled call, above a plain one", of(own), "us", note=BLOCKS)
+    findings.row("A profiled call, above a plain one: p95", of(own, "p95"), "us")
