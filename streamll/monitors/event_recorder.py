@@ -1,0 +1,313 @@
+"""How a tracer makes an event: kept as it is in this moment, and sent out.
+
+What belongs here: that making, and the two things that end in it beside a plain call: a span, and a change of an object's
+state. What does not: what users call (event_tracer.py), and how events are kept (traced_events.py).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from itertools import count
+from sys import _getframe
+from time import perf_counter_ns, thread_time_ns, time_ns
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from streamll.context import SCOPE, Scope, current
+from streamll.hub import hub
+from streamll.ids import new_event_id, new_execution_id, new_span_id
+from streamll.models import DEBUG, NO_TAGS
+from streamll.monitors.attribute_watch import UNSET
+from streamll.monitors.budget import TRACER, budget
+from streamll.monitors.event_tracer_options import EventTracerOptions
+from streamll.monitors.outlet import withheld
+from streamll.monitors.traced_events import Memory, encode_fields
+from streamll.privacy import REDACTED, SensitiveKeys
+from streamll.spans import Span, surroundings
+from streamll.spans import _outcome as outcome_of
+from streamll.tally import Tally
+from streamll.values import clean, room_after
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+log = logging.getLogger("streamll")
+
+MEASURE_EVERY = 128
+"""One call of so many is measured, and charged for all of them."""
+
+_KINDS = {"span": "span", "checkpoint": "checkpoint", "state_change": "state_change"}
+
+
+_here = threading.local()
+
+
+def _this_thread() -> tuple[int, str]:
+    """The thread's id and name, which is looked up once: `threading.current_thread` would register a foreign thread."""
+    try:
+        known: tuple[int, str] = _here.thread
+    except AttributeError:
+        ident = threading.get_ident()
+        names = [thread.name for thread in threading.enumerate() if thread.ident == ident]
+        known = _here.thread = (ident, names[0] if names else "")
+    return known
+
+
+class Recorder:
+    """Makes a tracer's events.
+
+    Attributes:
+        running: Whether it does.
+        generation: Changes when all is forgotten: what began before is not to be ended after.
+        memory: What is kept.
+        tally: How often what was done.
+        sensitive: Which keys name a secret; None when nothing is redacted.
+    """
+
+    def __init__(self, options: EventTracerOptions) -> None:
+        self._options = options
+        self.running = False
+        self.generation = 0
+        self.memory = Memory(options.retain, options.retain_bytes)
+        self.sensitive: SensitiveKeys | None = None
+        if options.redact:
+            self.sensitive = SensitiveKeys(_names(options.redact_keys), _names(options.keep_keys))
+        self._calls = count()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all events and numbers."""
+        self.generation += 1
+        self.memory.become_new()
+        self.tally = Tally()
+
+    def trace(
+        self,
+        event_type: str,
+        data: Any,
+        belongs_to: Scope | None,
+        operation: str = "",
+        level: str = "info",
+        priority: str = "",
+        monotonic_ns: int | None = None,
+    ) -> str | None:
+        """Make an event that belongs to a scope, the present one when None, unless none is to be made."""
+        if not self.running:
+            self.tally.add("stopped")
+            return None
+        scope, data = surroundings(data)
+        if scope is None:
+            self.tally.add("muted")
+            return None
+        now = perf_counter_ns() if monotonic_ns is None else monotonic_ns
+        return self.make(
+            belongs_to or scope, event_type, data, operation, level, priority, time_ns(), now, _this_thread()
+        )
+
+    def make(
+        self,
+        scope: Scope,
+        event_type: str,
+        data: dict[Any, Any],
+        operation: str,
+        level: str,
+        priority: str,
+        timestamp: int,
+        monotonic_ns: int,
+        thread: tuple[int, str],
+    ) -> str | None:
+        """Keep an event and send it out; never raises."""
+        is_measured = not next(self._calls) % MEASURE_EVERY
+        began = thread_time_ns() if is_measured else 0
+        event_id = new_event_id()
+        try:
+            self.tally.add(_KINDS.get(event_type, "event") if type(event_type) is str else "event")
+            if self._options.retain:
+                ids = (event_id, scope.execution_id, scope.span_id, scope.parent_span_id)
+                self.memory.add(
+                    self._encode((event_type, operation, level, priority), ids, timestamp, monotonic_ns, thread, data)
+                )
+            if not hub.active:
+                self.tally.add("inactive")
+            elif type(priority) is str and priority == DEBUG and not budget.allowance.debug:
+                self.tally.add("debug")
+                withheld.add("debug")
+            else:
+                self._send(scope, event_type, event_id, timestamp, operation, level, data, priority)
+        except Exception:
+            self.tally.add("errors")
+            log.debug("an event was lost to an internal error", exc_info=True)
+        if is_measured:
+            budget.costs.charge(TRACER, (thread_time_ns() - began) * MEASURE_EVERY)
+        return event_id
+
+    def _send(
+        self,
+        scope: Scope,
+        event_type: str,
+        event_id: str,
+        timestamp: int,
+        operation: str,
+        level: str,
+        data: dict[Any, Any],
+        priority: str,
+    ) -> None:
+        try:
+            taken = hub.take(
+                event_type,
+                event_id,
+                scope.execution_id,
+                scope.span_id,
+                scope.parent_span_id,
+                timestamp,
+                "",
+                "",
+                operation,
+                level,
+                data,
+                NO_TAGS,
+                priority,
+            )
+        except Exception:  # a full buffer whose strategy is to raise: the sink has counted it
+            taken = False
+        if not taken:
+            self.tally.add("refused")
+
+    def _encode(
+        self,
+        labels: tuple[str, str, str, str],
+        ids: tuple[str, str, str, str],
+        timestamp: int,
+        monotonic_ns: int,
+        thread: tuple[int, str],
+        data: dict[Any, Any],
+    ) -> bytes:
+        """Make bytes of an event: as it is when nothing in it needs a change, as nearly always."""
+        limit = self._options.event_bytes
+        event_type, operation, level, priority = labels
+        if type(event_type) is type(operation) is type(level) is type(priority) is str:
+            try:
+                if room_after(data, self.sensitive, limit) >= 0:
+                    event = encode_fields(
+                        (event_type, *ids, timestamp, monotonic_ns, *thread, operation, level, priority, data)
+                    )
+                    if len(event) <= limit:
+                        return event
+            except Exception:  # noqa: S110  # lone surrogates, or another thread changes the data; the slow way looks
+                pass
+        cleaned = clean(data, self.sensitive, limit, fair=True)
+        for name in ("cut", "redacted", "stand_ins"):
+            self.tally.add(name, getattr(cleaned, name))
+        event_type, operation, level, priority = (_label(each) for each in labels)
+        ids_and_more = (*map(_label, ids), timestamp, monotonic_ns, thread[0], _label(thread[1]))
+        return encode_fields((event_type, *ids_and_more, operation, level, priority, cleaned.value))
+
+
+class TracerSpan(Span):
+    """A span that its tracer keeps, whether or not a sink receives it. See `EventTracer.span`."""
+
+    __slots__ = ("_recorder", "_thread")
+
+    def __init__(self, recorder: Recorder, operation: str, attributes: dict[str, Any]) -> None:
+        super().__init__(operation)
+        self._attributes = attributes
+        self._recorder = recorder
+
+    def __enter__(self) -> Self:
+        if self._token is None:
+            scope = self._open(current())
+            if scope is not None:
+                if hub.frames is not None:
+                    self._enter_frame(hub.frames, _getframe(1))
+                self._token = SCOPE.set(scope)
+        return self
+
+    def event(self, name: str, /, **data: Any) -> None:
+        """Trace an event that belongs to this span, wherever it is called."""
+        self._recorder.trace(name, data, self._scope, operation=self._operation)
+
+    def _open(self, outer: Scope) -> Scope | None:
+        """Begin, and return the scope to run in, which is not made current; None where nothing is traced."""
+        recorder = self._recorder
+        if not recorder.running or outer.muted:
+            recorder.tally.add("muted" if outer.muted else "stopped")
+            return None
+        self._scope = scope = Scope(
+            outer.execution_id or new_execution_id(),
+            new_span_id(),
+            outer.span_id,
+            outer.attributes,
+            False,
+            outer.trace_flags,
+            outer.trace_state,
+        )
+        self._forks = recorder.generation
+        self._thread = _this_thread()
+        self._timestamp, self._began = time_ns(), perf_counter_ns()
+        if self._announced:
+            self._report(scope, "span_start", "info", {**scope.attributes, **self._attributes})
+        return scope
+
+    def _end(self, ended: int, error: BaseException | None) -> None:
+        scope, recorder = self._scope, self._recorder
+        if scope is None or not recorder.running or self._forks != recorder.generation:
+            return  # it is the parent process's, or of a time before the tracer was started anew
+        data = {**scope.attributes, **self._attributes, "duration_ns": ended - self._began}
+        self._report(scope, "span", "info" if error is None else outcome_of(error, data), data)
+
+    def _report(self, scope: Scope, event_type: str, level: str, data: dict[str, Any]) -> None:
+        self._recorder.make(
+            scope,
+            event_type,
+            data,
+            self._operation,
+            level,
+            self._priority,
+            self._timestamp,
+            self._began,
+            self._thread,
+        )
+
+
+class Notice:
+    """What is told of an object's changes. It holds neither the object nor the tracer."""
+
+    __slots__ = ("_name", "_object_id", "_recorder")
+
+    def __init__(self, recorder: ref[Recorder], name: str, object_id: str) -> None:
+        self._recorder = recorder
+        self._name = name
+        self._object_id = object_id
+
+    def __call__(self, attribute: str, old: Any, new: Any) -> bool:
+        """Make an event of a change that is one; False when the tracer is gone."""
+        recorder = self._recorder()
+        if recorder is None:
+            return False
+        if recorder.running and not _are_same(old, new):
+            data: dict[str, Any] = {"object": self._name, "object_id": self._object_id, "attribute": attribute}
+            for key, value in (("old", old), ("new", new)):
+                if value is not UNSET:
+                    data[key] = REDACTED if recorder.sensitive is not None and recorder.sensitive(attribute) else value
+            recorder.trace("state_change", data, None, attribute)
+        return True
+
+
+def _are_same(old: Any, new: Any) -> bool:
+    """Whether a value is the one before, without asking an object of the program's."""
+    if old is new:
+        return True
+    return type(old) is type(new) and type(old) in _COMPARABLE and bool(old == new)
+
+
+_COMPARABLE = frozenset({str, int, float, bool, bytes})
+
+
+def _label(value: Any) -> str:
+    label = clean(value, None, 1024).value
+    return label if type(label) is str else str(label)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
