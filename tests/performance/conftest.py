@@ -45,7 +45,8 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 
     names = ("streamll", "redis", "hiredis", "pika", "msgspec", "msgpack", "opentelemetry-sdk", "structlog", "loguru")
     found = {}
-    for name in (*names, "sentry-sdk", "aio-pika"):
+    peers = ("sentry-sdk", "aio-pika", "prometheus-client", "pyinstrument", "pyperformance", "django")
+    for name in (*names, *peers):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

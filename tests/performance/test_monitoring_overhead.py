@@ -103,7 +103,7 @@ def report(findings: Findings, program: str, added: Mapping[str, list[float]], n
 def test_overhead(race: Race, findings: Findings, children: Children, quick: bool, costs: Costs, program: str) -> None:
     need(program)
     findings.about("monitoring", f"{TITLE}: {program}")
-    seconds, pairs, peers = (0.04, 1, int(program in SOME)) if quick else (0.15, 20, 4)
+    seconds, pairs, peers = (0.04, 1, int(program in SOME)) if quick else (0.1, 28, 4)
     watched = Comparison(children, program, seconds)
     (lap,) = race({"pairs": partial(watched.run, {"null": pairs, "everything": pairs})}, 1, warm_up=0)["pairs"]
     others = watched.run(dict.fromkeys(PEERS, peers), size=0.5)
@@ -129,7 +129,7 @@ def test_overhead_with_redis(
 ) -> None:
     need(program)
     findings.about("monitoring", f"{TITLE}, its events going to Redis: {program}")
-    seconds, pairs = (0.04, 1) if quick else (0.15, 10)
+    seconds, pairs = (0.04, 1) if quick else (0.1, 14)
     watched = Comparison(children, program, seconds, url=f"{redis_here.url}?stream=watched-{program}")
     (lap,) = race({"pairs": partial(watched.run, {"everything": pairs})}, 1, warm_up=0)["pairs"]
     added = watched.added(lap.value)
@@ -145,7 +145,7 @@ def test_overhead_with_redis(
 def test_each_tool_alone(race: Race, findings: Findings, children: Children, quick: bool, program: str) -> None:
     need(program)
     findings.about("monitoring", f"What each tool adds by itself: {program}")
-    seconds, pairs = (0.04, 1) if quick else (0.15, 8)
+    seconds, pairs = (0.04, 1) if quick else (0.1, 10)
     watched = Comparison(children, program, seconds)
     (lap,) = race({"pairs": partial(watched.run, dict.fromkeys(TOOLS, pairs))}, 1, warm_up=0)["pairs"]
     report(findings, program, watched.added(lap.value), PACED if watched.is_paced else "")
@@ -166,7 +166,7 @@ def test_all_programs(race: Race, findings: Findings, quick: bool, costs: Costs)
     findings.row(
         "All tools on: the worst of them", [worst(groups)], "%", aim=Aim(at_most=5.0), interval=bootstrap(groups, worst)
     )
-    findings.say(HOW.format(seconds=0.04 if quick else 0.15))
+    findings.say(HOW.format(seconds=0.04 if quick else 0.1))
     shown = {"everything": "all tools on", "redis": "all tools on, to Redis", "null": "null arm"}
     shown |= {peer: WAYS[peer][1] for peer in PEERS}
     findings.series["overhead"] = {

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from time import process_time
 from typing import Any
 
 import streamll
 from streamll.hub import hub
-from tests.performance.calls import EVENT, time_calls
+from tests.performance.calls import EVENT, nothing, time_calls
 from tests.performance.child import Answer, Work, serve
 from tests.performance.children.peers import CountingSink
 
@@ -172,13 +173,23 @@ CALLS: Mapping[str, Callable[[], Call]] = {
 }  # fmt: skip
 
 
+def _cpu(call: Call, n: int) -> float:
+    """The microseconds of processor time of one of so many calls, all threads together, what is put off included."""
+    start = process_time()
+    for _ in range(n):
+        call()
+    streamll.flush(30)
+    return (process_time() - start) / n * 1e6
+
+
 def make(call: str) -> Mapping[str, Work]:
     made = CALLS[call]()
 
     def lap(n: int) -> Answer:
         timed = time_calls(made, n)
-        streamll.flush(30)  # what waits behind a call is not to come beside the next lap
-        return timed
+        streamll.flush(30)  # what waits behind a call is not to come beside the next one's
+        empty = _cpu(nothing, n)
+        return {**timed, "cpu": _cpu(made, n) - empty}
 
     return {"lap": lap}
 
