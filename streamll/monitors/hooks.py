@@ -5,8 +5,8 @@ and being switched on and off, for the tools that do it. What does not: which fu
 (logging_events.py, warning_events.py, uncaught.py).
 
 What was there before always runs, with the same arguments, and its result or error is the caller's. Those who see a call
-come first. When nobody wants to see it any more, exactly what was there before is put back; if somebody
-else has been put around ours meanwhile, ours stays where it is, and does nothing but pass calls on.
+come first, unless told otherwise. When nobody wants to see it any more, exactly what was there before is put back; if
+somebody else has been put around ours meanwhile, ours stays where it is, and does nothing but pass calls on.
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ class Hook:
     Args:
         holder: The module or class that it is an attribute of.
         name: The attribute.
+        after: Whether those who see a call come after what was there before has returned, instead of first.
     """
 
-    def __init__(self, holder: Any, name: str) -> None:
+    def __init__(self, holder: Any, name: str, after: bool = False) -> None:
         self._holder = holder
         self._name = name
+        self._after = after
         self._seers: tuple[See, ...] = ()
         self._put: Callable[..., Any] | None = None
         self._before: Any = None
@@ -66,17 +68,24 @@ class Hook:
         """Do what was there before; a subclass may do something around it."""
         return before(*args, **kwargs)
 
+    def _show(self, hooked: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._put is hooked:  # else it is one of ours that was buried under somebody else's
+            for see in self._seers:
+                try:
+                    see(*args, **kwargs)
+                except Exception:  # noqa: S110  # it was called with other arguments, which what comes now may refuse
+                    pass
+
     def _install(self) -> None:
         before = getattr(self._holder, self._name)
 
         def hooked(*args: Any, **kwargs: Any) -> Any:
-            if self._put is hooked:  # else it is one of ours that was buried under somebody else's
-                for see in self._seers:
-                    try:
-                        see(*args, **kwargs)
-                    except Exception:  # noqa: S110  # it was called with other arguments, which what comes now may refuse
-                        pass
-            return self.call(before, args, kwargs)
+            if not self._after:
+                self._show(hooked, args, kwargs)
+            result = self.call(before, args, kwargs)
+            if self._after:
+                self._show(hooked, args, kwargs)
+            return result
 
         functools.update_wrapper(hooked, before)
         self._put, self._before = hooked, before

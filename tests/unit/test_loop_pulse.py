@@ -1,0 +1,53 @@
+"""When a loop is late, and when that is a block: against an account of every moment at which it could have beaten."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamll.monitors.loop_pulse import MAX_FRAMES, Notes, Pulse, Seen
+
+INTERVAL, THRESHOLD = 0.05, 0.1
+
+
+def seen(frame: str, task: str = "") -> Seen:
+    return Seen(frame, [frame], "module", "function", "operation", task, None)
+
+
+@given(st.lists(st.tuples(st.floats(0, 0.3), st.booleans()), max_size=50))
+def test_lags_and_blocks_are_those_of_the_beats_between_pauses(beats: list[tuple[float, bool]]) -> None:
+    pulse, now, due = Pulse(INTERVAL, THRESHOLD), 100.0, None
+    lags, blocks = [], []
+    for late, paused in beats:
+        now += INTERVAL + late
+        if due is not None:
+            looked = pulse.look(now)
+            assert (looked is not None) == (now - due >= THRESHOLD / 2)
+            assert looked is None or (looked.due == due and pulse.is_due(due))
+        pulse.beat(now)
+        if due is not None:
+            lags.append(now - due)
+            if now - due >= THRESHOLD:
+                blocks.append((due, now))
+        due = now + INTERVAL
+        assert pulse.look(now) is None
+        assert pulse.is_due(due)
+        if paused:
+            pulse.pause()
+            due = None
+            assert pulse.look(now + 3600) is None
+    assert list(pulse.lags) == [max(0.0, lag) for lag in lags]
+    assert list(pulse.blocks) == blocks
+    assert pulse.beats == len(beats)
+
+
+@given(st.lists(st.integers(0, 3 * MAX_FRAMES), max_size=200))
+def test_notes_count_what_was_seen_most_within_bounds(frames: list[int]) -> None:
+    notes = Notes(1.0)
+    for n in frames:
+        notes.add(seen(str(n), f"task {n}" if n % 2 else ""))
+    assert notes.samples == len(frames)
+    assert len(notes.frames) == min(len(set(frames)), MAX_FRAMES)
+    assert all(count == frames.count(int(frame)) for frame, count in notes.frames.items())
+    assert all(count == frames.count(int(task.split()[1])) for task, count in notes.tasks.items())
+    assert (notes.first.frame if notes.first else None) == (str(frames[0]) if frames else None)
