@@ -15,6 +15,7 @@ from tests.performance.model import FITTED_FROM, Model
 from tests.performance.results import Findings
 
 UNITS = {
+    "calls": "us",
     "delivery": "events/s",
     "emit": "us",
     "limit": "events/s",

@@ -39,15 +39,20 @@ def need(*modules: str) -> None:
 def test_a_span(race: Race, findings: Findings, children: Children, quick: bool) -> None:
     need("opentelemetry", "sentry_sdk")
     findings.about("monitoring", "A span, start and end, two attributes")
-    ours = dict.fromkeys(("disabled_span_bare", "disabled_span", "span"), "tools")
+    ours = dict.fromkeys(("disabled_span_bare", "disabled_span", "root_span", "watched_span", "span"), "tools")
     laps = laps_of(race, children, {"opentelemetry": "peers", "sentry": "peers"} | ours, quick)
     span = of(laps["span"])
     findings.row("A span, before delivery", span, "us", aim=Aim(at_most=1.5), note=f"nobody takes its event; {BLOCKS}")
+    findings.row("A span while all tools are on, before delivery", of(laps["watched_span"]), "us", note=BLOCKS)
+    findings.row("A span that begins an execution, before delivery", of(laps["root_span"]), "us", note=BLOCKS)
     findings.row("A disabled span", of(laps["disabled_span_bare"]), "us", aim=Aim(at_most=0.1), note=BLOCKS)
     findings.row("A disabled span with two attributes", of(laps["disabled_span"]), "us", note="a dict is made of them")
     notes = {"opentelemetry": "to a BatchSpanProcessor that counts; three attributes", "sentry": "three attributes"}
-    for name, label in (("opentelemetry", "OpenTelemetry SDK span"), ("sentry", "sentry-sdk span")):
+    peers = {"opentelemetry": "OpenTelemetry SDK span", "sentry": "sentry-sdk span"}
+    for name, label in peers.items():
         findings.row(label, of(laps[name]), "us", to=("ours, before delivery", span), note=notes[name])
+    ours_too = {"span": "span, before delivery", "disabled_span_bare": "disabled span"}
+    findings.series["calls"] = {label: of(laps[name]) for name, label in (ours_too | peers).items()}
 
 
 def test_metrics(race: Race, findings: Findings, children: Children, quick: bool) -> None:
@@ -67,6 +72,13 @@ def test_metrics(race: Race, findings: Findings, children: Children, quick: bool
         findings.row(f"{words}: the caller's time", of(laps[kind]), "us", note=BLOCKS)
         for library, label in libraries.items():
             findings.row(f"{words}: {label}", of(laps[f"{library}_{kind}"], "cpu"), "us", to=("ours", ours), note=ALL)
+    labels = {"": "streamll"} | {f"{library}_": label for library, label in libraries.items()}
+    findings.series["calls"] = {
+        f"{label}: {kind.replace('_', ', ')}": of(laps[f"{library}{kind}"], "cpu")
+        for kind in kinds
+        for library, label in labels.items()
+        if f"{library}{kind}" in laps
+    }
 
 
 def test_trace_event(race: Race, findings: Findings, children: Children, quick: bool) -> None:
