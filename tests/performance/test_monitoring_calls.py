@@ -81,6 +81,24 @@ def test_metrics(race: Race, findings: Findings, children: Children, quick: bool
     }
 
 
+def test_redaction(race: Race, findings: Findings, children: Children, quick: bool) -> None:
+    findings.about("monitoring", "Redaction of an event with twelve attributes")
+    kinds = {"": "with nothing to redact", "_sensitive": "with five to redact"}
+    names = [f"redact_{how}{kind}" for kind in kinds for how in ("off", "keys", "full")]
+    laps = laps_of(race, children, dict.fromkeys(names, "tools"), quick)
+    for kind, words in kinds.items():
+        off = of(laps[f"redact_off{kind}"])
+        findings.row(f"emit, redact off, {words}", off, "us", note=BLOCKS)
+        for how, label, most in (("keys", "by key", 0.5), ("full", "full", 25.0)):
+            took = of(laps[f"redact_{how}{kind}"])
+            findings.row(f"emit, redaction {label}, {words}", took, "us", note=BLOCKS)
+            added = [this - that for this, that in zip(took, off, strict=True)]
+            aim = None if kind and how == "keys" else Aim(at_most=most)
+            note = "an emit with it less one without, round by round"
+            note += "; below 0: what is usual, and so has a shorter way, is with it" if how == "keys" else ""
+            findings.row(f"Redaction {label} adds, {words}", added, "us", aim=aim, note=note)
+
+
 def test_trace_event(race: Race, findings: Findings, children: Children, quick: bool) -> None:
     findings.about("monitoring", "EventTracer.trace_event: kept, and sent out")
     own = laps_of(race, children, {"trace_event": "tools"}, quick)["trace_event"]

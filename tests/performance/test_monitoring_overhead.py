@@ -26,7 +26,7 @@ HOW = (
 )
 PACED = "sets its own pace: what is added is a share of one processor"
 PEERS = ("pyinstrument", "cprofile", "tracemalloc")
-TOOLS = ("sink", "profiler", "memory", "tracer", "metrics")
+TOOLS = ("sink", "profiler", "memory", "metrics", "loops")
 SOME = ("nbody", "deltablue", "async_tree", "token_stream")
 """The programs that stand for the others where not all are measured: loops, calls, tasks, and events of its own."""
 

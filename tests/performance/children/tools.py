@@ -37,13 +37,12 @@ TWELVE: Mapping[str, Any] = {
 """Twelve attributes of a usual kind, with nothing in them that is to be redacted."""
 
 SENSITIVE: Mapping[str, Any] = {
-    **TWELVE,
+    **{name: value for name, value in TWELVE.items() if name != "attempt"},
     "question": "Write to jane.doe@example.com, or call +44 20 7123 4567, and charge 4111 1111 1111 1111",
     "authorization": "Bearer 5f2b",
     "version": "postgres://app:hunter2@db.example.com/app",
 }
 """The same number, with an e-mail address, numbers of a telephone and of a card, a key and a URL that must go."""
-SENSITIVE = {name: value for name, value in SENSITIVE.items() if name != "attempt"}
 
 
 def root_span() -> Call:
@@ -182,6 +181,7 @@ CALLS: Mapping[str, Callable[[], Call]] = {
     "redact_off": lambda: _redacting(False, TWELVE),
     "redact_keys": lambda: _redacting(True, TWELVE),
     "redact_full": lambda: _redacting("full", TWELVE),
+    "redact_keys_sensitive": lambda: _redacting(True, SENSITIVE),
     "redact_off_sensitive": lambda: _redacting(False, SENSITIVE),
     "redact_full_sensitive": lambda: _redacting("full", SENSITIVE),
 }  # fmt: skip
