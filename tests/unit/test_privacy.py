@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamll.privacy import _CACHE_BOUND, _KEY_BOUND, SensitiveKeys, words_of
+from streamll.privacy.keys import _CACHE_BOUND, KEY_BOUND, SensitiveKeys, words_of
 from tests.unit.strategies import secret_keys
 
 
@@ -138,4 +138,4 @@ class TestMemory:
 
     def test_of_a_very_long_key_only_the_start_is_looked_at(self) -> None:
         assert SensitiveKeys()("password " + "x" * 10_000_000)
-        assert not SensitiveKeys()("x" * _KEY_BOUND + " password")
+        assert not SensitiveKeys()("x" * KEY_BOUND + " password")

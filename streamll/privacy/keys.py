@@ -1,7 +1,8 @@
 """Which keys name a secret.
 
-What belongs here: the decision about a key. What does not: walking through an event's data, which values.py does in the
-same pass that makes the data encodable.
+What belongs here: the decision about a key, and what takes the place of the value under it when nothing else is wished.
+What does not: walking through an event's data, which values.py does in the same pass that makes the data encodable; what
+is done by other wishes (rules.py).
 
 A key is split into words at punctuation and at camelCase humps: `dbPassword`, `DB-PASSWORD` and `db.password` are all
 the words `db password`. It is sensitive when a sensitive term stands in it as whole words and what follows the term
@@ -13,6 +14,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from streamll.privacy.kinds import KEY, REDACT
+
+if TYPE_CHECKING:
+    from streamll.privacy.scanner import Scanner
 
 REDACTED = "[redacted]"
 
@@ -71,11 +78,12 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_A-Za-z]+")
 # Where an acronym stands before a word in small letters, as in `DBpassword`, the hump is not where the word starts.
 _WORD_AFTER_ACRONYM = re.compile(r"[A-Z]{2,}|[A-Z]?[a-z]+|[A-Z]|[0-9]+|[^\W\d_A-Za-z]+")
 
-_KEY_BOUND = 1024
+KEY_BOUND = 1024
 """The characters of a key that are looked at; what is longer is text rather than a name."""
 
 # A program has a few thousand different keys at most; one that makes keys up must not make this grow without end.
 _CACHE_BOUND = 4096
+_REMEMBERED = 256
 
 
 def words_of(key: str) -> tuple[str, ...]:
@@ -85,6 +93,31 @@ def words_of(key: str) -> tuple[str, ...]:
 
 def _split(pattern: re.Pattern[str], key: str) -> tuple[str, ...]:
     return tuple(word.lower() for word in pattern.findall(key))
+
+
+class Verdict(NamedTuple):
+    """What is to be done with a key and what stands under it.
+
+    Attributes:
+        kind: "key", "user_id", or empty when only the name is to be changed.
+        strategy: What is done to the value, as in kinds.STRATEGIES; also for an empty kind, where only "drop" says
+            something.
+        name: The key as it may be shown.
+        found: What was found in the key itself, by kind, each as often as it was.
+    """
+
+    kind: str
+    strategy: str
+    name: str
+    found: tuple[str, ...] = ()
+
+
+def _remember(found: set[str], text: str) -> None:
+    """Put a short text into a set that is emptied when it has become large."""
+    if len(found) >= _CACHE_BOUND:
+        found.clear()
+    if len(text) <= _REMEMBERED:
+        found.add(text)
 
 
 class SensitiveKeys:
@@ -103,6 +136,8 @@ class SensitiveKeys:
         self.harmless: set[str] = set()
         """Keys found to be no secret's, for callers on the hot path; may be emptied at any time."""
         self._secret: set[str] = set()
+        self.scanner: Scanner | None = None
+        """Looks at texts; None when only keys are looked at."""
 
     def __call__(self, key: str) -> bool:
         """Return whether the value under `key` is sensitive."""
@@ -110,15 +145,24 @@ class SensitiveKeys:
             return False
         if key in self._secret:
             return True
-        verdict = self._decide(key[:_KEY_BOUND])
-        found = self._secret if verdict else self.harmless
-        if len(found) >= _CACHE_BOUND:
-            found.clear()
-        if len(key) <= 256:
-            found.add(key)
+        verdict = self._decide(key)
+        _remember(self._secret if verdict else self.harmless, key)
         return verdict
 
+    def keeps(self, key: str) -> bool:
+        """Return whether a key was said never to be sensitive."""
+        return bool(self._keep) and words_of(key[:KEY_BOUND]) in self._keep
+
+    def verdict(self, key: str, room: int | None = None) -> Verdict:
+        """Return what is to be done with a key that was found to be sensitive."""
+        return Verdict(KEY, REDACT, key)
+
+    def replacement(self, verdict: Verdict, value: Any) -> Any:
+        """Return what takes the place of a value that stands under a sensitive key; it is of usual types."""
+        return REDACTED
+
     def _decide(self, key: str) -> bool:
+        key = key[:KEY_BOUND]
         words = words_of(key)
         if words in self._keep:
             return False
