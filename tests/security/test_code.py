@@ -38,8 +38,17 @@ FORBIDDEN_CALLS = {
     *("subprocess.run", "subprocess.Popen", "subprocess.call", "subprocess.check_output", "tempfile.mktemp"),
     *("pickle.loads", "pickle.load", "marshal.loads", "yaml.load", "runpy.run_path", "ctypes.CDLL"),
 }
-MAY_IMPORT_BY_NAME = {"registry.py", "__init__.py"}
+MAY_IMPORT_BY_NAME = {"registry.py", "monitoring.py", "__init__.py"}
 """From tables of their own, or by an entry point that the user installed."""
+
+
+ON_PURPOSE = {
+    # `streamll run` runs the program that its user names, as python would.
+    ("program.py", "compile"),
+    ("program.py", "exec"),
+    # The C library that the process runs on, by its own name: no data decides which.
+    ("memory_readings.py", "ctypes.CDLL"),
+}
 
 
 def found() -> Iterator[tuple[str, str]]:
@@ -59,7 +68,7 @@ def test_no_data_becomes_code() -> None:
     forbidden = FORBIDDEN_CALLS | {f"import {name}" for name in FORBIDDEN_MODULES}
     seen = list(found())
     assert len(seen) > 1000
-    assert [(file, name) for file, name in seen if name in forbidden] == []
+    assert [each for each in seen if each[1] in forbidden and each not in ON_PURPOSE] == []
 
 
 def test_modules_are_imported_by_name_in_few_places() -> None:
