@@ -7,11 +7,13 @@ what each of them does (monitors), or where their events go (api.py).
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
+from importlib import import_module
 from time import monotonic, process_time
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -186,8 +188,45 @@ class Monitor:
         }
 
 
+# By their names in `monitor()`: the name in `stats()` and reports, and where the tool is. They are imported when wanted.
+_TOOLS = {
+    "profile": ("profiler", "action_profiler", "ActionProfiler"),
+    "memory": ("memory", "memory_profiler", "MemoryProfiler"),
+    "metrics": ("metrics", "metrics", "Metrics"),
+    "events": ("events", "event_tracer", "EventTracer"),
+    "trace": ("tracing", "auto_trace", "AutoTracer"),
+    "loops": ("loops", "loop_watch", "LoopWatch"),
+    "errors": ("errors", "uncaught", "UncaughtCapture"),
+    "logs": ("logs", "logging_events", "LoggingCapture"),
+    "warnings": ("warnings", "warning_events", "WarningsCapture"),
+}
+
+
+def _make(setting_name: str, setting: Setting) -> dict[str, Tool]:
+    """The tool that a setting asks for, by its name in reports; none when it asks for none."""
+    if setting is False or setting is None:
+        return {}
+    name, module, class_name = _TOOLS[setting_name]
+    kind = getattr(import_module(f"streamll.monitors.{module}"), class_name)
+    if isinstance(setting, kind):
+        return {name: setting}
+    try:
+        return {name: kind() if setting is True else kind(setting)}
+    except ConfigurationError as error:
+        raise ConfigurationError(f"monitor option {setting_name}: {error}") from None
+
+
 _monitor: Monitor | None = None
 _starting = threading.RLock()
+
+
+def _unlock_in_child() -> None:
+    global _starting
+    _starting = threading.RLock()  # whoever held it is not in the child
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_unlock_in_child)
 
 
 def monitor(
@@ -196,24 +235,68 @@ def monitor(
     profile: Setting = False,
     memory: Setting = False,
     metrics: Setting = True,
-    trace: Iterable[str] | str | Mapping[str, Any] = (),
+    events: Setting = True,
+    loops: Setting = True,
+    errors: Setting = True,
+    trace: Iterable[str] | str | Setting = (),
+    logs: Setting = False,
+    warnings: Setting = False,
     overhead_target: float = OVERHEAD_TARGET,
     **options: Any,
 ) -> Monitor:
     """Watch this process from now on, with several tools at once. Called again, it stops those and starts others.
 
+    Each tool is wanted (True), not wanted (False), or given: its options, as a mapping or as its options object, or the tool
+    itself. What they cost together is kept below `overhead_target` of one processor: sampling gives way first, then
+    memory, then events of priority "debug"; `stats().monitoring` shows it.
+
     Args:
-        sinks: As for `configure`, which is called when these or `options` are given, or nothing was configured and
-            STREAMLL_SINKS is set.
-        overhead_target: The share of one processor that watching may take.
+        sinks: As for `configure`, which is called when these or `options` are given, or when nothing is configured yet and
+            STREAMLL_SINKS is set. Without any, `report()` of what this returns is all there is.
+        profile: Samples of stacks, and the timing of profiled actions: `ActionProfiler`.
+        memory: Readings of memory, pauses of the garbage collector, a verdict on leaks: `MemoryProfiler`.
+        metrics: What `counter`, `gauge` and `histogram` count is emitted every interval: `Metrics`.
+        events: An `EventTracer`, for `trace_event`, checkpoints and changes of state.
+        loops: Blocked asyncio event loops, with the frame that blocks: `LoopWatch`.
+        errors: Errors that nobody caught, in any thread or task: `UncaughtCapture`.
+        trace: Patterns of functions that become spans without a change of code, such as "shop.*": `AutoTracer`.
+        logs: Records of the standard library's logging: `LoggingCapture`.
+        warnings: Python's warnings: `WarningsCapture`.
+        overhead_target: The share of one processor that watching may take, above 0 and at most 1.
         **options: As for `configure`.
+
+    Returns:
+        What stops it, and tells what was seen; also a context manager. The end of the process stops it by itself, before
+        the sinks are drained.
+
+    Raises:
+        ConfigurationError: When an option is wrong, or a tool cannot start; nothing is watched then.
+
+    Example:
+        streamll.monitor(["redis://localhost:6379/0"], profile=True, memory=True)
     """
     global _monitor
     if not 0 < overhead_target <= 1:
         raise ConfigurationError(f"monitor option overhead_target={overhead_target}: must be above 0 and at most 1")
-    if sinks is not None or options:
-        api.configure(sinks, **options)
+    if isinstance(trace, str) or (isinstance(trace, Iterable) and not isinstance(trace, Mapping)):
+        patterns = [trace] if isinstance(trace, str) else list(trace)
+        trace = {"patterns": patterns} if patterns else False
+    settings = {
+        "profile": profile,
+        "memory": memory,
+        "metrics": metrics,
+        "events": events,
+        "loops": loops,
+        "errors": errors,
+        "trace": trace,
+        "logs": logs,
+        "warnings": warnings,
+    }
     made: dict[str, Tool] = {"operations": Operations()}
+    for name, setting in settings.items():
+        made |= _make(name, setting)
+    if sinks is not None or options or (not api.sinks() and os.environ.get("STREAMLL_SINKS")):
+        api.configure(sinks, **options)
     with _starting:
         if _monitor is not None:
             _monitor.stop()
