@@ -9,26 +9,30 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from time import monotonic, time_ns
+from time import monotonic, monotonic_ns, time_ns
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
+
+from msgspec.structs import replace
 
 from streamll.context import SCOPE
 from streamll.errors import BufferFullError, ConfigurationError
 from streamll.hub import built_for, hub
 from streamll.ids import new_event_id
-from streamll.models import NO_TAGS
+from streamll.models import NO_TAGS, StreamllEvent
 from streamll.options import FALSE_WORDS, TRUE_WORDS, BeforeSend, PipelineOptions, SinkOptions, unknown_option
 from streamll.pipeline import Pipeline, PipelineStats
 from streamll.runtime.executor import in_executor
 from streamll.runtime.leave import call_at_leave, stop_together
+from streamll.sampling import KEPT, LEFT_OUT, TAIL, Window, sampled
 from streamll.spans import surroundings
 
 if TYPE_CHECKING:
-    from streamll.models import Record, StreamllEvent
+    from streamll.hub import Take
+    from streamll.models import Record
     from streamll.sinks.base import Sink, SinkStats
 
 log = logging.getLogger("streamll")
@@ -70,7 +74,11 @@ class Route:
         # Where one encoding serves all, and nobody is shown the event itself, it is encoded at once.
         if len(encodings) == 1 and not pipeline.shows_events and not any(sink.is_choosy for sink in sinks):
             put = self.sinks[0].handle_record if len(self.sinks) == 1 else self._put
-            self.take = pipeline.straight(encodings.pop(), put)
+            content_type = encodings.pop()
+            self.take = pipeline.straight(content_type, put)
+            if pipeline.sampling is not None:
+                leave_out = self._straight_aside(content_type, put, pipeline.sampling.window)
+                self.take = sampled(pipeline.sampling, self.take, leave_out, self._capture)
         else:
             self.take = built_for(self.dispatch)
 
@@ -85,24 +93,92 @@ class Route:
         """
         try:
             prepared = self.pipeline.prepare(event)
-            if prepared is None:
+            if prepared is None or (self.pipeline.sampling is not None and self._leaves_out(prepared)):
                 return False
-            records: dict[str, Record] = {}
-            wanted: list[tuple[Sink, Record]] = []
-            for sink in self.sinks:
-                if not sink.wants(prepared):
-                    continue
-                record = records.get(sink.content_type)
-                if record is None:
-                    record = self.pipeline.encode(prepared, sink.content_type)
-                    records[sink.content_type] = record
-                wanted.append((sink, record))
-            return _hand_on(wanted)
+            return _hand_on(self._encoded(prepared))
         except BufferFullError:
             raise
         except Exception as error:  # whatever it is, the host is not to be hurt by it
             self.pipeline.note_defect(error)
             return False
+
+    def _encoded(self, event: StreamllEvent) -> list[tuple[Sink, Record]]:
+        """A prepared event for each sink that wants it, encoded once for each encoding."""
+        records: dict[str, Record] = {}
+        wanted: list[tuple[Sink, Record]] = []
+        for sink in self.sinks:
+            if not sink.wants(event):
+                continue
+            record = records.get(sink.content_type)
+            if record is None:
+                record = self.pipeline.encode(event, sink.content_type)
+                records[sink.content_type] = record
+            wanted.append((sink, record))
+        return wanted
+
+    def _leaves_out(self, event: StreamllEvent) -> bool:
+        """Whether sampling leaves a prepared event out; it is put aside then, where there is a place for that."""
+        sampling = self.pipeline.sampling
+        if sampling is None:
+            return False
+        verdict = sampling.judge(
+            event.event_type, event.event_id, event.execution_id, event.level, event.data, event.priority
+        )
+        if verdict is LEFT_OUT:
+            window = sampling.window
+            if window is not None:
+                wanted = self._encoded(event)
+                window.add(_hand_on_late, wanted, sum(len(record.payload) for _, record in wanted), monotonic_ns())
+            return True
+        if verdict is not KEPT:
+            self._capture(verdict, event.event_id, event.execution_id, event.span_id, event.parent_span_id)
+        return False
+
+    def _straight_aside(self, content_type: str, put: Callable[[Record], bool], window: Window | None) -> Take | None:
+        """The way of what is left out, where one encoding serves all: into the window, if there is one."""
+        if window is None:
+            return None
+
+        def put_late(record: Record) -> bool:
+            return put(_renewed(record))
+
+        def put_aside(record: Record) -> bool:
+            window.add(put_late, record, len(record.payload), record.created)
+            return False
+
+        return self.pipeline.straight(content_type, put_aside)
+
+    def _capture(self, reason: str, event_id: str, execution_id: str, span_id: str, parent_span_id: str) -> None:
+        """Send what was left out before an event for which that is to be known, and a word about it; never raises."""
+        sampling = self.pipeline.sampling
+        if sampling is None or sampling.window is None:
+            return
+        try:
+            released, ago = sampling.window.release(monotonic_ns())
+            if released:
+                data = {"trigger": event_id, "reason": reason, "events": released, "seconds": ago / 1e9}
+                word = StreamllEvent(
+                    TAIL,
+                    execution_id=execution_id,
+                    span_id=span_id,
+                    parent_span_id=parent_span_id,
+                    level="info",
+                    data=data,
+                )
+                _hand_on(self._encoded(word))
+        except BufferFullError:
+            pass  # counted by the sink; it is for what comes next to raise it
+        except Exception as error:  # whatever it is, the host is not to be hurt by it
+            self.pipeline.note_defect(error)
+
+
+def _renewed(record: Record) -> Record:
+    """A record that is offered only now: its latency and its deadline begin here."""
+    return replace(record, created=monotonic_ns())
+
+
+def _hand_on_late(records: Sequence[tuple[Sink, Record]]) -> bool:
+    return _hand_on([(sink, _renewed(record)) for sink, record in records])
 
 
 def _hand_on(records: Iterable[tuple[Sink, Record]]) -> bool:
@@ -180,6 +256,7 @@ def configure(
     with _configuring:
         old = _route
         _route = Route(pipeline, made)
+        hub.is_sampled = pipeline.sampling.is_sampled if made and pipeline.sampling is not None else None
         if made:
             hub.fill(_route.dispatch, _route.take)
             hub.flush = flush

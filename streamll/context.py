@@ -37,7 +37,7 @@ class Scope(msgspec.Struct, eq=False):
         parent_span_id: The span around that one.
         attributes: What `bind` has bound: goes into the data of every event inside.
         muted: True on threads whose events are cut off, such as a sink's worker: telemetry about telemetry has no end.
-        trace_flags: The W3C flags that came with an extracted context, passed on by `inject`.
+        trace_flags: The W3C flags that came with an extracted context, passed on by `inject`; empty when it began here.
         trace_state: The W3C tracestate that came with it, passed on by `inject`.
         instead: What holds in its place, once its block was left where the context variable could not be put back.
     """
@@ -47,7 +47,7 @@ class Scope(msgspec.Struct, eq=False):
     parent_span_id: str = ""
     attributes: Mapping[str, Any] = {}
     muted: bool = False
-    trace_flags: str = "01"
+    trace_flags: str = ""
     trace_state: str = ""
     instead: Scope | None = None
 

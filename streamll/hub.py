@@ -48,15 +48,30 @@ class Hub:
         flush: Delivers what was emitted before, as `streamll.flush` does; there is nothing to deliver before that exists.
         holders: Who holds back what is to become events, such as what was counted since the last one; in order. Called
             without arguments, each emits it.
+        is_sampled: Whether an execution's events are sent, by its id and the W3C flags that came with it; None where all
+            are.
         sources: Numbers to be shown in `stats().monitoring`: what returns them, by name.
     """
 
-    __slots__ = ("_dispatch", "_take", "_tap", "active", "dispatch", "flush", "frames", "holders", "sources", "take")
+    __slots__ = (
+        "_dispatch",
+        "_take",
+        "_tap",
+        "active",
+        "dispatch",
+        "flush",
+        "frames",
+        "holders",
+        "is_sampled",
+        "sources",
+        "take",
+    )
 
     def __init__(self) -> None:
         self.frames: dict[int, Any] | None = None
         self.flush: Flush = _nothing_to_flush
         self.holders: dict[Callable[[], None], None] = {}
+        self.is_sampled: Callable[[str, str], bool] | None = None
         self.sources: dict[str, Callable[[], Any]] = {}
         self._tap: Tap | None = None
         self.empty()

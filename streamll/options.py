@@ -353,6 +353,26 @@ class PipelineOptions(OptionSet):
     redact: bool = option(True, "Replace values under sensitive keys by `[redacted]` before they are encoded.")
     redact_keys: str = option("", "Further sensitive keys, separated by commas.")
     keep_keys: str = option("", "Keys that are never redacted, separated by commas.")
+    sample_rate: float = option(
+        1.0,
+        "The share of executions whose events are sent, each as a whole and the same ones in all processes; of events "
+        "outside of any, the share of them. Sent in any case: level error or critical, priority critical, event types ending "
+        "in _alert or named in tail_types, spans that took tail_slow, and what sums up (metric, memory, profile, streamll.*).",
+        at_least=0,
+        at_most=1,
+    )
+    tail_events: int = option(
+        0,
+        "Events that were left out and are held for a while: whatever is sent in any case, but what sums up, has them sent "
+        "before it, and the rest of its execution after it. 0: they are gone.",
+        at_least=0,
+        at_most=1_000_000,
+        unit="events",
+    )
+    tail_bytes: int = option(4 * MIB, "Bytes of memory for such events.", at_least=KIB, unit="bytes")
+    tail_seconds: float = option(10.0, "How long such an event is held.", above=0, unit="s")
+    tail_slow: float | None = option(None, "A span that took so long is slow.", at_least=0, unit="s")
+    tail_types: str = option("leak", "Event types that are alerts, beside those ending in _alert; separated by commas.")
     service: str = option("", "resource.service; else OTEL_SERVICE_NAME; else absent.")
     environment: str = option("", "resource.environment, such as production.")
     release: str = option("", "resource.release: the version that runs.")

@@ -28,6 +28,7 @@ from streamll.hub import Take
 from streamll.models import NO_TAGS, NORMAL, PRIORITIES, Record, StreamllEvent
 from streamll.options import KIB, BeforeSend, PipelineOptions
 from streamll.privacy import SensitiveKeys
+from streamll.sampling import Sampling
 from streamll.tally import Tally
 from streamll.values import INT_MAX, INT_MIN, clean, room_after
 
@@ -63,6 +64,11 @@ class PipelineStats:
         before_send_errors: Events dropped because a before_send function raised: what it was to remove may be in them.
         muted: Events emitted on a worker thread of streamll, which are cut off: telemetry about telemetry has no end.
         internal_errors: Events lost to a defect of streamll; report it.
+        sampled_out: Events that sampling left out. They were not offered to any sink.
+        tail_captured: Such events that were offered after all, since something went wrong soon after them.
+        tail_expired: Such events that were held for that and had to go. With `tail_events`, `sampled_out` is the sum of
+            these two and `tail_held`; else they are all gone.
+        tail_held: Such events that are held at present.
     """
 
     redacted: int = 0
@@ -73,6 +79,10 @@ class PipelineStats:
     before_send_errors: int = 0
     muted: int = 0
     internal_errors: int = 0
+    sampled_out: int = 0
+    tail_captured: int = 0
+    tail_expired: int = 0
+    tail_held: int = 0
 
 
 class Pipeline:
@@ -97,6 +107,7 @@ class Pipeline:
         self._sensitive: SensitiveKeys | None = None
         if options.redact:
             self._sensitive = SensitiveKeys(_names(options.redact_keys), _names(options.keep_keys))
+        self.sampling = Sampling.wanted(options)
         self.resource = describe_resource(options, environ or {})
         self._resource: dict[str, msgspec.Raw] = {}
         self._encode_resource()
@@ -109,7 +120,10 @@ class Pipeline:
 
     def stats(self) -> PipelineStats:
         """Return what was done to events so far."""
-        return PipelineStats(**self.tally.read())
+        counts = self.tally.read()
+        if self.sampling is not None:
+            counts |= self.sampling.counts()
+        return PipelineStats(**counts)
 
     def note_defect(self, error: Exception) -> None:
         """Count an event that was lost to a defect of streamll itself."""
@@ -121,6 +135,8 @@ class Pipeline:
         """Begin anew in a forked child: its process id, and its own counts."""
         self.resource["pid"] = os.getpid()
         self.tally = Tally()
+        if self.sampling is not None:
+            self.sampling.become_new()
         self._encode_resource()
 
     def _encode_resource(self) -> None:

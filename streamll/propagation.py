@@ -13,6 +13,7 @@ from collections.abc import Iterable, MutableMapping
 from typing import Any, Protocol, TypeVar, overload
 
 from streamll.context import Block, Scope, current, execution
+from streamll.hub import hub
 from streamll.ids import new_span_id
 
 Carrier = TypeVar("Carrier", bound=MutableMapping[str, Any])
@@ -36,6 +37,7 @@ _MEMBER = re.compile(
 )
 _MEMBERS_BOUND = 32
 
+_SAMPLED = 0x01
 _KNOWN_FLAGS = 0x03
 """Sampled, and random trace id (level 2); whoever writes a version 00 header must not pass on the others."""
 
@@ -56,6 +58,9 @@ def inject(carrier: Any) -> Any:
     when the execution's id is no W3C trace id (32 lower-case hex digits, not all zero), such as one of your own given
     to `execution`: send such an id in a header of your own, and continue with `execution(id)`.
 
+    With a `sample_rate` below 1, the sampled flag says whether this execution's events are sent, and `extract` has the
+    next process do the same.
+
     Args:
         carrier: The headers, as a mapping that can be changed.
 
@@ -68,17 +73,25 @@ def inject(carrier: Any) -> Any:
     scope = current()
     if _TRACE_ID.fullmatch(scope.execution_id):
         span_id = scope.span_id if _SPAN_ID.fullmatch(scope.span_id) else new_span_id()
-        carrier["traceparent"] = f"00-{scope.execution_id}-{span_id}-{scope.trace_flags}"
+        carrier["traceparent"] = f"00-{scope.execution_id}-{span_id}-{_flags(scope)}"
         if scope.trace_state:
             carrier["tracestate"] = scope.trace_state
     return carrier
+
+
+def _flags(scope: Scope) -> str:
+    """The flags to pass on: those that came in, or else "sampled"; but that bit says what is done here, where that is said."""
+    flags = int(scope.trace_flags or "01", 16)
+    if hub.is_sampled is not None:
+        flags = flags & ~_SAMPLED | hub.is_sampled(scope.execution_id, scope.trace_flags)
+    return f"{flags:02x}"
 
 
 def extract(carrier: Headers | None) -> Block:
     """Continue, for a block, the execution that came in with headers: `with streamll.extract(request.headers):`.
 
     Spans inside are children of the span that sent the headers. When there is no valid `traceparent`, a new execution
-    begins. Never raises.
+    begins. Where events are sampled (`sample_rate`), the sampled flag decides. Never raises.
 
     Args:
         carrier: Anything with `items()`, or pairs of name and value. Names in any case, also as in a WSGI environment

@@ -28,7 +28,8 @@ ARROWS: dict[str, frozenset[str]] = {
     "spans": LOW,
     "steps": LOW | {"spans"},
     "tracing": LOW | {"spans", "steps"},
-    "pipeline": LOW | {"values", "codec"},
+    "sampling": LOW,
+    "pipeline": LOW | {"values", "codec", "sampling"},
     "delivery": frozenset({"models", "errors", "options", "ranges"}),
     "runtime": LOW | {"delivery"},
     "wire": frozenset({"models", "codec", "errors"}),
@@ -40,7 +41,7 @@ ARROWS: dict[str, frozenset[str]] = {
     "views": LOW | {"codec", "values"},
     "monitors": LOW | {"spans", "steps", "tracing", "propagation", "values", "runtime.fork", "runtime.wakeup"},
     "registry": frozenset({"errors", "options", "sinks.base"}),
-    "api": LOW | {"pipeline", "spans", "registry", "sinks.base", "runtime.leave", "runtime.executor"},
+    "api": LOW | {"pipeline", "sampling", "spans", "registry", "sinks.base", "runtime.leave", "runtime.executor"},
     "testing": LOW | {"codec", "pipeline", "delivery", "runtime", "sinks.base"},
     "cli": LOW
     | {"values", "codec", "registry", "sinks.base", "consumers", "replay", "monitoring", "views", "streamll"}
