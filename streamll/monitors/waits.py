@@ -21,6 +21,8 @@ WAITS = frozenset(
 _ENTERING = frozenset({"SETUP_WITH", "BEFORE_WITH"})
 """`with lock:` waits here: entering a block written in Python has a frame of its own."""
 
+_STANDING = frozenset(name for name in dis.opmap if name.startswith("CALL")) | _ENTERING
+
 _SILENT = frozenset({"CACHE", "EXTENDED_ARG", "NOP", "PRECALL", "KW_NAMES", "PUSH_NULL"})
 _NAMING = frozenset({"LOAD_ATTR", "LOAD_METHOD", "LOAD_GLOBAL", "LOAD_NAME", "LOAD_FAST", "LOAD_DEREF"})
 
@@ -38,7 +40,8 @@ def waits(code: CodeType, instruction: int) -> bool:
         code: What the frame runs.
         instruction: Where it is: `f_lasti`.
     """
-    if not 0 <= instruction < FARTHEST:
+    words = code.co_code
+    if not 0 <= instruction < min(len(words), FARTHEST) or dis.opname[words[instruction]] not in _STANDING:
         return False
     if code.co_name == "_worker" and code.co_filename.endswith("thread.py") and "work_queue" in code.co_varnames:
         return True  # concurrent.futures: an idle worker, in the `get` of a queue written in C
@@ -48,8 +51,6 @@ def waits(code: CodeType, instruction: int) -> bool:
             break
         if each.opname not in _SILENT:
             before.append(each)
-    if not before:
-        return False
     if before[-1].opname in _ENTERING:
         return True
     return _called(list(before)) in WAITS
@@ -58,7 +59,7 @@ def waits(code: CodeType, instruction: int) -> bool:
 def _called(instructions: list[dis.Instruction]) -> str:
     """The name that the last instruction calls; empty when it calls nothing, or when that cannot be told."""
     call = instructions.pop()
-    if not call.opname.startswith("CALL") or call.opname in ("CALL_FUNCTION_EX", "CALL_INTRINSIC_1"):
+    if call.opname in ("CALL_FUNCTION_EX", "CALL_INTRINSIC_1", "CALL_INTRINSIC_2"):
         return ""
     wanted = call.arg or 0
     if call.opname in ("CALL_KW", "CALL_FUNCTION_KW"):
