@@ -153,7 +153,7 @@ def run(program: str, folder: Path) -> list[StreamllEvent]:
     path = folder / "events.jsonl"
     environ = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
     done = subprocess.run(
-        [sys.executable, "-c", f"path = {str(path)!r}\n{program}"],
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", f"path = {str(path)!r}\n{program}"],
         env=environ,
         timeout=60,
         capture_output=True,
