@@ -149,6 +149,7 @@ class Span:
 
     _module_name = ""
     _method_name = ""
+    _level = "info"
 
     def __init__(self, operation: str, /, **attributes: Any) -> None:
         self._operation = operation
@@ -306,7 +307,7 @@ class Span:
                 self._module_name,
                 self._method_name,
                 self._operation,
-                "info" if error is None else _outcome(error, data),
+                self._level if error is None else _outcome(error, data),
                 data,
                 NO_TAGS,
                 self._priority,
@@ -357,10 +358,10 @@ class _NoSpan(Span):
         pass
 
 
-_NO_SPAN = _NoSpan("")
+NO_SPAN = _NoSpan("")
 # Entering and leaving it takes one call each of what is written in C, at half the price of a function: the first returns
 # the span, time and again; the second takes anything, and returns what is false.
-setattr(_NoSpan, "__enter__", staticmethod(repeat(_NO_SPAN).__next__))  # noqa: B010  # mypy knows these as methods
+setattr(_NoSpan, "__enter__", staticmethod(repeat(NO_SPAN).__next__))  # noqa: B010  # mypy knows these as methods
 setattr(_NoSpan, "__exit__", staticmethod("".format))  # noqa: B010  # as above
 
 _new_span: Callable[[type[Span]], Span] = object.__new__
@@ -383,7 +384,7 @@ def span(operation: str, /, **attributes: Any) -> Span:
         **attributes: Whatever is known at the start, under any name.
     """
     if not hub.active:
-        return _NO_SPAN
+        return NO_SPAN
     # As `Span(operation, **attributes)` would do it, which would copy the attributes once more.
     made = _new_span(Span)
     made._operation = operation

@@ -11,7 +11,7 @@ import functools
 import inspect
 import types
 from collections.abc import Callable
-from typing import Any, TypeVar, overload
+from typing import Any, Protocol, TypeVar, overload
 
 from streamll.hub import hub
 from streamll.spans import Span
@@ -70,18 +70,27 @@ def trace(
         operation, function = function, None
 
     def decorate(target: Any) -> Any:
-        return _wrap(target, operation, capture_args, announce, attributes)
+        return wrap(target, lambda inner: Call(inner, operation, capture_args, announce, attributes))
 
     return decorate if function is None else decorate(function)
 
 
-def _wrap(target: Any, operation: str, capture_args: bool, announce: bool, attributes: dict[str, Any]) -> Any:
+def wrap(target: Any, call_of: Callable[[Any], Call]) -> Any:
+    """Return what runs as a callable does, in a span.
+
+    Args:
+        target: What can be called; or a class or static method, of which the same kind is returned.
+        call_of: From the callable to what makes its spans.
+
+    Raises:
+        TypeError: When it is a class or cannot be called.
+    """
     if isinstance(target, (classmethod, staticmethod)):
-        return type(target)(_wrap(target.__func__, operation, capture_args, announce, attributes))
+        return type(target)(wrap(target.__func__, call_of))
     if isinstance(target, type) or not callable(target):
         kind = f"the class {target.__name__}" if isinstance(target, type) else f"a {type(target).__name__}"
         raise TypeError(f"streamll.trace decorates functions and methods, not {kind}")
-    call = _Call(target, operation, capture_args, announce, attributes)
+    call = call_of(target)
     if inspect.iscoroutinefunction(call.body):
         wrapper = _around_coroutine(target, call)
     elif inspect.isasyncgenfunction(call.body):
@@ -96,8 +105,11 @@ def _wrap(target: Any, operation: str, capture_args: bool, announce: bool, attri
     return wrapper
 
 
-class _Call:
+class Call:
     """What is the same for every run of one decorated callable."""
+
+    paused = False
+    """Whether runs that begin now are left alone."""
 
     __slots__ = ("_announce", "_attributes", "_parameters", "body", "method_name", "module_name", "operation")
 
@@ -121,8 +133,9 @@ class _Call:
 
     def span(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Span:
         """The span of one run, not begun yet."""
-        span = _CallSpan(self)
-        span.set(**self._attributes)
+        span = CallSpan(self)
+        if self._attributes:
+            span.set(**self._attributes)
         if self._parameters is not None:
             arguments = dict(zip(self._parameters, args, strict=False))
             if len(args) > len(self._parameters):
@@ -138,7 +151,7 @@ class _Call:
 
         def begin(*args: Any, **kwargs: Any) -> tuple[Any, Steps]:
             generator = function(*args, **kwargs)
-            return generator, Steps(self.span(args, kwargs) if hub.active else None)
+            return generator, Steps(self.span(args, kwargs) if hub.active and not self.paused else None)
 
         return begin
 
@@ -152,20 +165,28 @@ def _positional(target: Any) -> list[str]:
     return [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
 
 
-class _CallSpan(Span):
+class Named(Protocol):
+    """What a span can be named after."""
+
+    operation: str
+    module_name: str
+    method_name: str
+
+
+class CallSpan(Span):
     """A span that knows whose run it is."""
 
     __slots__ = ("_method_name", "_module_name")
 
-    def __init__(self, call: _Call) -> None:
+    def __init__(self, call: Named) -> None:
         super().__init__(call.operation)
         self._module_name = call.module_name
         self._method_name = call.method_name
 
 
-def _around_function(function: Callable[..., Any], call: _Call) -> Callable[..., Any]:
+def _around_function(function: Callable[..., Any], call: Call) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if not hub.active:
+        if not hub.active or call.paused:
             return function(*args, **kwargs)
         with call.span(args, kwargs):
             return function(*args, **kwargs)
@@ -173,9 +194,9 @@ def _around_function(function: Callable[..., Any], call: _Call) -> Callable[...,
     return wrapper
 
 
-def _around_coroutine(function: Callable[..., Any], call: _Call) -> Callable[..., Any]:
+def _around_coroutine(function: Callable[..., Any], call: Call) -> Callable[..., Any]:
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if not hub.active:
+        if not hub.active or call.paused:
             return await function(*args, **kwargs)
         with call.span(args, kwargs):
             return await function(*args, **kwargs)
