@@ -40,6 +40,7 @@ ARROWS: dict[str, frozenset[str]] = {
     "replay": LOW | {"codec", "delivery", "runtime", "brokers", "wire", "sinks", "consumers", "registry"},
     "views": LOW | {"codec", "values"},
     "monitors": LOW | {"spans", "steps", "tracing", "propagation", "values", "runtime.fork", "runtime.wakeup"},
+    "integrations": LOW | {"spans", "tracing", "propagation"},
     "registry": frozenset({"errors", "options", "sinks.base"}),
     "api": LOW | {"pipeline", "sampling", "spans", "registry", "sinks.base", "runtime.leave", "runtime.executor"},
     "testing": LOW | {"codec", "pipeline", "delivery", "runtime", "sinks.base"},
@@ -56,6 +57,7 @@ HOMES_OF_OTHERS = {
     "pika": {"brokers", "sinks", "consumers"},
     "tenacity": {"delivery.backoff", "runtime.worker", "consumers"},
     "msgpack": {"codec"},
+    "celery": {"integrations.celery"},
 }
 """Rooms or modules in which a library may be imported."""
 
