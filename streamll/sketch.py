@@ -12,7 +12,9 @@ the numbers would say.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import accumulate
 from math import ceil, inf, isfinite, log
 from sys import float_info
 from typing import Any
@@ -208,28 +210,25 @@ class QuantileSketch:
         for q in shares:
             if not 0 <= q <= 1:
                 raise ValueError("a quantile is from 0 to 1")
-        count = self.count
+        buckets = self._in_order()
+        passed = list(accumulate(held for _, _, held in buckets))
+        count = passed[-1]
         if not count:
             return [None] * len(shares)
-        self._settle()
-        wanted = [min(max(1, ceil(q * count)), count) for q in shares]
-        ranks = sorted(set(wanted))
-        found: dict[int, float] = {}
+        return [self._value_of(*buckets[bisect_left(passed, min(max(1, ceil(q * count)), count))]) for q in shares]
+
+    def _value_of(self, sign: int, index: int, _: int) -> float:
+        """What the numbers of a bucket are taken for."""
         base = 1 + 2 * self.relative_error
-        middle = 2 / (base + 1)
-        passed = 0
-        for sign, index, held in self._in_order():
-            passed += held
-            while len(found) < len(ranks) and ranks[len(found)] <= passed:
-                try:
-                    value = sign * base**index * middle
-                except OverflowError:  # the upper end of the last bucket is beyond all floats
-                    value = sign * inf
-                found[ranks[len(found)]] = min(max(value, self._low), self._high)
-        return [found[rank] for rank in wanted]
+        try:
+            value = sign * base**index * (2 / (base + 1))
+        except OverflowError:  # the upper end of the last bucket is beyond all floats
+            value = sign * inf
+        return min(max(value, self._low), self._high)
 
     def _in_order(self) -> list[tuple[int, int, int]]:
         """The buckets from the lowest number to the highest: a sign, an index, a count."""
+        self._settle()
         negative = [(-1, index, held) for index, held in sorted(self._negative.counts.items(), reverse=True)]
         positive = [(1, index, held) for index, held in sorted(self._positive.counts.items())]
         return [*negative, (0, 0, self.zeros), *positive]
@@ -255,9 +254,9 @@ class QuantileSketch:
         }
         for prefix, side in (("", self._positive), ("negative_", self._negative)):
             if side.counts or not prefix:
-                buckets = sorted(side.counts.items())
-                made[f"{prefix}indexes"] = [index for index, _ in buckets]
-                made[f"{prefix}counts"] = [held for _, held in buckets]
+                indexes = sorted(side.counts)
+                made[f"{prefix}indexes"] = indexes
+                made[f"{prefix}counts"] = [side.counts[index] for index in indexes]
             if side.collapsed:
                 made[f"{prefix}collapsed"] = side.collapsed
         if self.refused:
@@ -306,11 +305,13 @@ class QuantileSketch:
 class _Side:
     """The buckets of one sign: counts by index, of which only the highest `most` neighbours are told apart."""
 
-    __slots__ = ("collapsed", "counts", "floor", "most")
+    __slots__ = ("collapsed", "counts", "floor", "lowest", "most", "top")
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.counts: dict[int, int] = {}
+        self.lowest, self.top = _MANY, _NOWHERE
+        """The first and the last bucket."""
         self.floor = _NOWHERE
         """The lowest index there may be; what is below was counted there."""
         self.collapsed = 0
@@ -321,30 +322,37 @@ class _Side:
             index = self.floor
             self.collapsed += count
         self.counts[index] = self.counts.get(index, 0) + count
+        if index < self.lowest:
+            self.lowest = index
+        if index > self.top:
+            self.top = index
         if len(self.counts) > self.most:
             self.settle()
 
     def settle(self) -> None:
         """Collapse what lies too far below the highest bucket. It makes no difference when, or how often, this is done."""
-        counts = self.counts
-        floor = max(counts, default=_NOWHERE) - self.most + 1
-        below = [index for index in counts if index < floor]
-        if below:
+        floor = self.top - self.most + 1
+        if self.lowest < floor:
+            counts = self.counts
             # Those that were collapsed before are among them: they are in the lowest bucket of all.
-            self.collapsed = sum(counts.pop(index) for index in below)
+            self.collapsed = sum(counts.pop(index) for index in [index for index in counts if index < floor])
             counts[floor] = counts.get(floor, 0) + self.collapsed
-            self.floor = floor
+            self.floor = self.lowest = floor
 
     def merge(self, other: _Side) -> None:
         self.most = min(self.most, other.most)
         self.settle()
         other.settle()
         counts = self.counts
-        # Neither floor is above the one that will hold, so what was collapsed stays there, or is collapsed again.
-        floor = max((*counts, *other.counts), default=_NOWHERE) - self.most + 1
+        if counts:
+            for index, count in list(other.counts.items()):
+                counts[index] = counts.get(index, 0) + count
+        else:
+            counts.update(other.counts)
+        self.lowest, self.top = min(self.lowest, other.lowest), max(self.top, other.top)
+        # Neither floor is above the one that holds now, so what was collapsed stays there, or is collapsed again.
+        floor = self.top - self.most + 1
         collapsed = sum(side.collapsed for side in (self, other) if side.floor == floor)
-        for index, count in list(other.counts.items()):
-            counts[index] = counts.get(index, 0) + count
         self.collapsed = 0
         self.settle()
         self.collapsed += collapsed
@@ -362,12 +370,14 @@ class _Side:
             self.counts[index] = count
         if len(self.counts) != len(indexes):
             raise ValueError("a sketch's buckets are each named once")
+        if indexes:
+            self.lowest, self.top = min(indexes), max(indexes)
         self.collapsed = _whole(data, f"{prefix}collapsed")
         if self.collapsed:
-            self.floor = min(self.counts, default=_NOWHERE)
+            self.floor = self.lowest
             if self.collapsed > self.counts.get(self.floor, 0):
                 raise ValueError("a sketch's lowest bucket holds what was collapsed")
-            self.most = min(self.most, max(self.counts) - self.floor + 1)
+            self.most = min(self.most, self.top - self.floor + 1)
 
 
 def _as_float(value: Any) -> float:

@@ -466,6 +466,19 @@ class TestRegistry:
         assert (second["delta"], second["total"]) == (1, 1)
         assert second["since_ns"] >= first["since_ns"]
 
+    def test_in_a_forked_child_begins_from_zero(self, registry: Registry, events: list[StreamllEvent]) -> None:
+        """What had been recorded there, and a lock that another thread held, are the parent's."""
+        counts = registry.counter("counts")
+        bound = counts.labels(a="b")
+        bound.add(3)
+        assert counts._folding.take()
+        assert registry._emitting.take()
+        registry.after_fork_in_child()
+        bound.add(1)
+        registry.emit()
+        assert rows_of(events, "counts")[("a", "b"),]["total"] == 1
+        assert counts.recorded == 1
+
 
 class TestReport:
     def test_is_json_and_tells_everything_since_the_beginning(
