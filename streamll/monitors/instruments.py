@@ -1,7 +1,7 @@
 """What users record with: counters, gauges and histograms, made by a registry.
 
 What belongs here: recording, from any thread, signal handler or finaliser, without waiting and without losing any; and
-which series a recording belongs to. What does not: the arithmetic of a series (series.py), which metrics there are
+which series a recording belongs to. What does not: the arithmetic of a series (metric_series.py), which metrics there are
 (metric_registry.py), and when they are sent (metrics.py).
 
 A recording is noted, in one C call that nothing can come between. Who finds many notes, and gets the lock without waiting,
@@ -18,7 +18,7 @@ from time import perf_counter, time_ns
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from streamll.monitors.budget import METRICS, budget
-from streamll.monitors.series import (
+from streamll.monitors.metric_series import (
     COUNTER,
     GAUGE,
     HISTOGRAM,

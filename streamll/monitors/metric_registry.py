@@ -30,8 +30,8 @@ from streamll.context import ROOT, SCOPE, current
 from streamll.errors import ConfigurationError
 from streamll.hub import hub
 from streamll.monitors.instruments import Counter, Gauge, Histogram, Instrument
+from streamll.monitors.metric_series import GAUGE, in_parts
 from streamll.monitors.outlet import send
-from streamll.monitors.series import GAUGE, in_parts
 from streamll.monitors.turn import Turn
 from streamll.options import KIB, MIB, OptionSet, option
 from streamll.runtime.fork import tell_after_fork

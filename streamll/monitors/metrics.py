@@ -21,7 +21,7 @@ from streamll.monitors.budget import METRICS
 from streamll.monitors.config import read_options
 from streamll.monitors.instruments import FOLD_AT, Counter, Gauge, Histogram
 from streamll.monitors.metric_registry import MetricsOptions, Registry
-from streamll.monitors.series import COUNTER, GAUGE, HISTOGRAM
+from streamll.monitors.metric_series import COUNTER, GAUGE, HISTOGRAM
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -19,9 +19,9 @@ from streamll.errors import ConfigurationError
 from streamll.hub import hub
 from streamll.models import DEBUG
 from streamll.monitors.metric_registry import Registry
+from streamll.monitors.metric_series import LONGEST_WORD, plain_number, word_of
 from streamll.monitors.metrics import Metrics
 from streamll.monitors.outlet import send
-from streamll.monitors.series import LONGEST_WORD, plain_number, word_of
 from streamll.options import FALSE_WORDS
 from streamll.spans import MESSAGE_BOUND, capture_exception
 from streamll.spans import _as_dict as as_dict

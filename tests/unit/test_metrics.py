@@ -21,8 +21,8 @@ from streamll.models import StreamllEvent
 from streamll.monitors import metric_registry
 from streamll.monitors.instruments import FOLD_AT, MOST_NOTED
 from streamll.monitors.metric_registry import MetricsOptions, Registry
+from streamll.monitors.metric_series import MOST_LABELS, OVERFLOW
 from streamll.monitors.metrics import Metrics
-from streamll.monitors.series import MOST_LABELS, OVERFLOW
 from streamll.sketch import QuantileSketch
 from tests.unit.here import the_same_hub_afterwards
 from tests.unit.hostile import armed, hostile_class
