@@ -220,20 +220,16 @@ def route_of(scope: MutableMapping[str, Any]) -> str:
     if isinstance(template, str):
         return template
     route = scope.get("route")  # Starlette and FastAPI
-    if route is None:
-        return ""
     root: str = scope.get("root_path", "")
     mounted = root.removeprefix(scope.get("app_root_path", root))  # where the application is mounted within another
-    path: str = scope["path"]
-    template = getattr(route, "path_format", None) or getattr(route, "path", None)
-    if type(route).__name__ == "Mount" and isinstance(template, str):
-        return f"{mounted}/{{path}}"
+    if route is None or type(route).__name__ == "Mount":
+        return f"{mounted}/{{path}}" if mounted else ""
     # A router that is included under a prefix leaves the prefix out of its routes, in some versions.
     whole = scope.get("fastapi", {}).get("effective_route_context")
-    template = getattr(whole, "path_format", None) or template
+    template = getattr(whole or route, "path_format", None) or getattr(route, "path", None)
     if not isinstance(template, str):
         return ""
     pattern = getattr(whole or route, "path_regex", None)
-    if isinstance(pattern, Pattern) and not pattern.match(path.removeprefix(root)):
+    if isinstance(pattern, Pattern) and not pattern.match(scope["path"].removeprefix(root)):
         return ""
     return mounted + template
