@@ -44,6 +44,13 @@ PATIENCE = 1000
 """Attributes that are set in vain before a class of which nothing is watched any more gets back what it had."""
 
 
+class _Watched(dict[int, "tuple[Watch, ...]"]):
+    """Who watches which object, by the object's `id`. In a pickle it is empty, since some pickle a class with all it has."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Watched, ()
+
+
 class _Class:
     """A class whose objects are watched. It is held by the functions that were put into the class, and by watches.
 
@@ -57,11 +64,14 @@ class _Class:
 
     def __init__(self, cls: type) -> None:
         self.cls = ref(cls)
-        self.watched: dict[int, tuple[Watch, ...]] = {}
+        self.watched = _Watched()
         own = _dict_of(cls)
         self.own = {name: own.get(name, UNSET) for name in _METHODS}
         self.made: dict[str, types.FunctionType] = {}
         self.in_vain = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Class, (object,)
 
     def watches(self, target: Any) -> tuple[Watch, ...]:
         """Return who watches an object; its `id` may have been another's."""
@@ -165,7 +175,7 @@ def _known(cls: type) -> _Class | None:
     function = _dict_of(cls).get("__setattr__")
     known = getattr(function, _MARK, None) if type(function) is types.FunctionType else None
     # Who wraps a function may have copied its attributes.
-    return known if type(known) is _Class and known.made["__setattr__"] is function else None
+    return known if type(known) is _Class and known.made.get("__setattr__") is function else None
 
 
 def _give_back(known: _Class) -> None:
@@ -174,7 +184,7 @@ def _give_back(known: _Class) -> None:
         return
     try:
         cls = known.cls()
-        if known.watched or cls is None:
+        if known.watched or cls is None or not known.made:
             return
         own = _dict_of(cls)
         if any(own.get(name) is not function for name, function in known.made.items()):

@@ -166,6 +166,19 @@ def test_the_object_is_compared_copied_and_pickled_as_before(changes: Changes) -
     unwatch(watching, at_once=True)
 
 
+def test_who_pickles_the_class_with_all_it_has_gets_one_that_watches_nothing(changes: Changes) -> None:
+    class Local:
+        state: Any = None
+
+    target = Local()
+    watching = watch(target, "state", changes)
+    function = vars(Local)["__setattr__"]
+    cells = dict(zip(function.__code__.co_freevars, function.__closure__, strict=True))
+    known, watched = pickle.loads(pickle.dumps([cells["known"].cell_contents, cells["watched"].cell_contents]))
+    assert (known.watched, watched) == ({}, {})
+    unwatch(watching, at_once=True)
+
+
 def test_a_property_is_not_called_and_what_it_stores_its_value_in_can_be_watched(changes: Changes) -> None:
     target = Plain()
     with pytest.raises(TypeError, match=r"Plain\.doubled is a property.* trace the attribute that it stores"):
