@@ -28,7 +28,7 @@ COMPARED_FLOWS = 3
 """So many flows at least are needed before what most of them do counts as what one should have done."""
 
 LISTED = 100
-"""Flows that are listed one by one in each place of the answer; how many there are is said in full."""
+"""Flows, edges and bottlenecks that are listed one by one in each place of the answer; how many there are is said."""
 
 
 class Event(Protocol):
@@ -111,8 +111,8 @@ def analyze(steps: Iterable[Step], expected: Sequence[str] = (), only: str | Non
         "tail" (its p95 is ten times its median, or more);
         `missing`: flows that lack steps, as `{flow: [steps]}`; `out_of_order`: flows with steps, as a list, that came
         before one that is expected before them; `repeated`: flows with steps that were made more than once, as
-        `{flow: {step: times}}`; `unfinished`: flows that have not made the last step, as a list; the first 100 of each;
-        `counts`: how many flows there are of each of these four.
+        `{flow: {step: times}}`; `unfinished`: flows that have not made the last step, as a list;
+        `counts`: how many there are of each of these six, of which the first 100 are listed.
     """
     flows: dict[str, list[Step]] = {}
     for step in steps:
@@ -122,6 +122,8 @@ def analyze(steps: Iterable[Step], expected: Sequence[str] = (), only: str | Non
     if only is not None:
         paths = {flow: path for flow, path in paths.items() if flow == only}
     edges = _edges(paths.values())
+    total = sum(edge["total_ns"] for edge in edges)
+    bottlenecks = _bottlenecks(edges, total)
     missing: dict[str, list[str]] = {}
     out_of_order: dict[str, list[str]] = {}
     repeated: dict[str, dict[str, int]] = {}
@@ -137,19 +139,20 @@ def analyze(steps: Iterable[Step], expected: Sequence[str] = (), only: str | Non
             repeated[flow] = more
         if last and (not last & made.keys() if expected else names[-1] not in last):
             unfinished.append(flow)
-    total = sum(edge["total_ns"] for edge in edges)
     return {
         "found": bool(paths),
         "flows": len(paths),
         "steps": sum(map(len, paths.values())),
         "total_ns": total,
-        "edges": edges,
-        "bottlenecks": _bottlenecks(edges, total),
+        "edges": edges[:LISTED],
+        "bottlenecks": bottlenecks[:LISTED],
         "missing": _first(missing),
         "out_of_order": _first(out_of_order),
         "repeated": _first(repeated),
         "unfinished": unfinished[:LISTED],
         "counts": {
+            "edges": len(edges),
+            "bottlenecks": len(bottlenecks),
             "missing": len(missing),
             "out_of_order": len(out_of_order),
             "repeated": len(repeated),

@@ -71,6 +71,8 @@ class TestAgainstThePlainWay:
         assert (answer["missing"], answer["out_of_order"], answer["repeated"]) == (missing, early, repeated)
         assert set(answer["unfinished"]) == unfinished
         assert answer["counts"] == {
+            "edges": len(answer["edges"]),
+            "bottlenecks": len(answer["bottlenecks"]),
             "missing": len(missing),
             "out_of_order": len(early),
             "repeated": len(repeated),
@@ -140,7 +142,12 @@ class TestAnswer:
         steps = [step for n in range(LISTED + 5) for step in path(str(n), "a", "a")]
         answer = analyze(steps, ["a", "b"])
         assert len(answer["missing"]) == len(answer["repeated"]) == len(answer["unfinished"]) == LISTED
-        assert set(answer["counts"].values()) == {LISTED + 5, 0}
+        assert set(answer["counts"].values()) == {LISTED + 5, 1, 0}
+
+    def test_edges_too(self) -> None:
+        answer = analyze(path("1", *(str(n) for n in range(LISTED + 10))))
+        assert (len(answer["edges"]), answer["counts"]["edges"]) == (LISTED, LISTED + 9)
+        assert answer["total_ns"] == (LISTED + 9) * 10
 
     def test_steps_at_the_same_time_stay_in_their_order(self) -> None:
         edges = analyze([Step("1", "a", 5), Step("1", "b", 5)], ["b", "a"])
