@@ -141,6 +141,17 @@ def test_overhead_with_redis(
     findings.say(f"{arrived:,} events arrived.")
 
 
+def test_long_blocks(race: Race, findings: Findings, children: Children, quick: bool) -> None:
+    """What comes once a second or more rarely is in few short blocks, and at its beginning each tool does more than later."""
+    need("deltablue")
+    findings.about("monitoring", f"{TITLE}: deltablue, in long blocks")
+    seconds, pairs = (0.3, 1) if quick else (2.5, 6)
+    watched = Comparison(children, "deltablue", seconds)
+    (lap,) = race({"pairs": partial(watched.run, {"everything": pairs})}, 1, warm_up=0)["pairs"]
+    report(findings, f"deltablue, blocks of {seconds:g} s", watched.added(lap.value))
+    findings.say("To be compared with the same in short blocks; here the budget's controller has time to decide, too.")
+
+
 @pytest.mark.parametrize("program", SOME)
 def test_each_tool_alone(race: Race, findings: Findings, children: Children, quick: bool, program: str) -> None:
     need(program)

@@ -7,6 +7,7 @@ What belongs here: the calls, set up as in a program that uses them. What does n
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
 from time import process_time
 from typing import Any
@@ -36,13 +37,22 @@ TWELVE: Mapping[str, Any] = {
 }
 """Twelve attributes of a usual kind, with nothing in them that is to be redacted."""
 
-SENSITIVE: Mapping[str, Any] = {
+ONE: Mapping[str, Any] = {
+    **TWELVE,
+    "question": "Which of them says something of the tides? Write to jane.doe@example.com",
+}
+"""The same, with one e-mail address."""
+
+FIVE: Mapping[str, Any] = {
     **{name: value for name, value in TWELVE.items() if name != "attempt"},
     "question": "Write to jane.doe@example.com, or call +44 20 7123 4567, and charge 4111 1111 1111 1111",
     "authorization": "Bearer 5f2b",
     "version": "postgres://app:hunter2@db.example.com/app",
 }
-"""The same number, with an e-mail address, numbers of a telephone and of a card, a key and a URL that must go."""
+"""As many, with an e-mail address, numbers of a telephone and of a card, a key and a URL that must go."""
+
+ATTRIBUTES: Mapping[str, Mapping[str, Any]] = {"none": TWELVE, "one": ONE, "five": FIVE}
+HOW: Mapping[str, object] = {"off": False, "keys": True, "full": "full"}
 
 
 def root_span() -> Call:
@@ -178,12 +188,9 @@ CALLS: Mapping[str, Callable[[], Call]] = {
         otel_counter, otel_counter_labels, otel_histogram,
     )
 } | {
-    "redact_off": lambda: _redacting(False, TWELVE),
-    "redact_keys": lambda: _redacting(True, TWELVE),
-    "redact_full": lambda: _redacting("full", TWELVE),
-    "redact_keys_sensitive": lambda: _redacting(True, SENSITIVE),
-    "redact_off_sensitive": lambda: _redacting(False, SENSITIVE),
-    "redact_full_sensitive": lambda: _redacting("full", SENSITIVE),
+    f"redact_{how}_{what}": partial(_redacting, redact, attributes)
+    for how, redact in HOW.items()
+    for what, attributes in ATTRIBUTES.items()
 }  # fmt: skip
 
 
