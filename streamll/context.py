@@ -56,6 +56,9 @@ ROOT = Scope()
 
 SCOPE: ContextVar[Scope] = ContextVar("streamll_scope", default=ROOT)
 
+CHILD_SCOPE: ContextVar[Scope] = ContextVar("streamll_child_scope", default=ROOT)
+"""What is current in a child that is forked now: nothing, unless somebody sees to it."""
+
 
 def current() -> Scope:
     """Return the scope of the code that runs now."""
@@ -223,7 +226,8 @@ def _run_in(context: Context, coroutine: Coroutine[Any, Any, R]) -> Generator[An
 
 
 def _forget_in_child() -> None:
-    SCOPE.set(ROOT)
+    SCOPE.set(CHILD_SCOPE.get())
+    CHILD_SCOPE.set(ROOT)
 
 
 if hasattr(os, "register_at_fork"):  # Windows has no fork

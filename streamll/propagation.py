@@ -1,7 +1,8 @@
 """The way of an execution across processes: the headers `traceparent` and `tracestate` of W3C Trace Context.
 
 What belongs here: reading and writing the two headers (https://www.w3.org/TR/trace-context/, both levels), in whatever
-way the frameworks hold headers. What does not: transport; the caller puts the headers into a request or a message.
+way the frameworks hold headers; and going on from an event that was read back, which carries the same. What does not:
+transport; the caller puts the headers into a request or a message.
 
 Headers come from outside, so nothing in them is an error: what cannot be understood is as good as absent.
 """
@@ -15,12 +16,20 @@ from typing import Any, Protocol, TypeVar, overload
 from streamll.context import Block, Scope, current, execution
 from streamll.hub import hub
 from streamll.ids import new_span_id
+from streamll.models import StreamllEvent
 
 Carrier = TypeVar("Carrier", bound=MutableMapping[str, Any])
 
 
 class _Items(Protocol):
     def items(self) -> Iterable[tuple[Any, Any]]: ...
+
+
+class _HasEvent(Protocol):
+    """What a consumer gives."""
+
+    @property
+    def event(self) -> StreamllEvent | None: ...
 
 
 Headers = _Items | Iterable[tuple[Any, Any]]
@@ -87,21 +96,29 @@ def _flags(scope: Scope) -> str:
     return f"{flags:02x}"
 
 
-def extract(carrier: Headers | None) -> Block:
+def extract(carrier: Headers | StreamllEvent | _HasEvent | None) -> Block:
     """Continue, for a block, the execution that came in with headers: `with streamll.extract(request.headers):`.
 
-    Spans inside are children of the span that sent the headers. When there is no valid `traceparent`, a new execution
-    begins. Where events are sampled (`sample_rate`), the sampled flag decides. Never raises.
+    Spans inside are children of the span that sent the headers, or that an event was emitted in. When there is no valid
+    `traceparent`, a new execution begins. Where events are sampled (`sample_rate`), the sampled flag decides; an event
+    that arrived counts as sampled. Never raises.
 
     Args:
         carrier: Anything with `items()`, or pairs of name and value. Names in any case, also as in a WSGI environment
-            (`HTTP_TRACEPARENT`); names and values as strings or bytes; values also as lists of them.
+            (`HTTP_TRACEPARENT`) or that of a process; names and values as strings or bytes; values also as lists of them.
+            Or an event that was read back, or what a consumer gives.
+
+    Example:
+        for received in streamll.consumers.RedisConsumer("redis://localhost:6379/0", "orders"):
+            with streamll.extract(received), streamll.span("handle"):
+                handle(received.event)
     """
     try:
-        found = _read(carrier)
+        event = carrier if type(carrier) is StreamllEvent else getattr(carrier, "event", None)
+        found = (event.execution_id, event.span_id, "01", "") if type(event) is StreamllEvent else _read(carrier)
     except Exception:  # a carrier that is none, or whose own code fails
         found = None
-    if found is None:
+    if found is None or not found[0]:
         return execution()
     trace_id, span_id, flags, state = found
     return Block(lambda outer: Scope(trace_id, span_id, "", outer.attributes, outer.muted, flags, state))

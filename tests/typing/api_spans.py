@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 from typing_extensions import assert_type
 
 import streamll
+from streamll.consumers.received import Received
+from streamll.monitors.stream_span import AsyncStream, Stream, stream
 from streamll.spans import Span
 
 # a misspelt name is an error, and a module of ours is known
@@ -46,6 +48,26 @@ def told(span: Span) -> str:
 told(streamll.span("retrieve", k=5))
 streamll.span()  # type: ignore[call-arg]
 streamll.span(5)  # type: ignore[arg-type]
+
+
+# stream
+
+
+def streams(tokens: list[str]) -> None:
+    items = stream(tokens, "generate", items=10, stall=0.5, model="small")
+    assert_type(items, Stream[str])
+    for item in items:
+        assert_type(item, str)
+    items.set(tokens_in=5)
+
+
+async def async_streams(tokens: AsyncIterator[bytes]) -> None:
+    assert_type(stream(tokens, "generate"), AsyncStream[bytes])
+    async for item in stream(tokens, "generate"):
+        assert_type(item, bytes)
+
+
+stream(5, "generate")  # type: ignore[call-overload]
 
 
 # trace
@@ -138,6 +160,11 @@ def blocks(
         streamll.extract(message),
         streamll.extract(None) as continued,
     ):
+        assert_type(continued, str)
+
+
+def gone_on(received: Received, event: streamll.StreamllEvent) -> None:
+    with streamll.extract(received), streamll.extract(event) as continued:
         assert_type(continued, str)
 
 

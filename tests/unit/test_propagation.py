@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamll.consumers.received import Received
 from streamll.context import ROOT, current, execution
 from streamll.models import StreamllEvent
 from streamll.propagation import extract, inject
@@ -260,3 +261,21 @@ class TestInject:
     def test_an_id_of_another_shape_does_not_travel(self, events: list[StreamllEvent], own: str) -> None:
         with execution(own), span("work"):
             assert inject({}) == {}
+
+
+class TestEvents:
+    """What a reader got back goes on where it was emitted."""
+
+    @pytest.mark.parametrize("as_received", [False, True])
+    def test_are_gone_on_from(self, events: list[StreamllEvent], as_received: bool) -> None:
+        sent = StreamllEvent(event_type="order", execution_id="order-42", span_id="2" * 16)
+        received = Received(sent, "", b"", "p", 1, "0-1")
+        with extract(received if as_received else sent) as execution_id, span("handle"):
+            pass
+        assert execution_id == "order-42"
+        assert (events[0].execution_id, events[0].parent_span_id) == ("order-42", "2" * 16)
+
+    def test_without_an_execution_begin_one(self) -> None:
+        for carrier in (StreamllEvent(event_type="x"), Received(None, "broken", b"", "", 0, "0-1")):
+            with extract(carrier) as execution_id:
+                assert len(execution_id) == 32
