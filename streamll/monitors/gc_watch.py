@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from operator import is_
-from threading import RLock
+from threading import Lock
 from time import perf_counter_ns, time_ns
 from typing import Any, ClassVar, NamedTuple
 from weakref import finalize
@@ -128,7 +128,7 @@ def cost_ns() -> float:
 class GcWatch:
     """Adds up the collector's pauses between `start` and `stop`; once it is gone, nothing of it stays registered.
 
-    Where the collector has no callbacks (PyPy), it sees nothing. `take` is for one thread; all else may be called from any.
+    Where the collector has no callbacks (PyPy), it sees nothing. Its methods may be called from any thread, and never wait.
     """
 
     def __init__(self) -> None:
@@ -161,8 +161,9 @@ class GcWatch:
         """Forget all pauses; in a forked child, those of its parent."""
         self._notes.clear()
         self._began = self._ended = 0  # of the collection whose notes are being read
-        self._taking = RLock()
+        self._taking = Lock()
         self._sketch = QuantileSketch()
+        self._stats = GcStats()
         self._missed = self._collected = self._uncollectable = 0
         self._rows: dict[int, dict[str, float]] = {}
         self._seen = _count()
@@ -179,6 +180,8 @@ class GcWatch:
             pauses = list(self._read())
             for pause in pauses:
                 self._add(pause)
+            if pauses:
+                self._stats = self._sum_up()
             return pauses
         finally:
             self._taking.release()
@@ -213,20 +216,21 @@ class GcWatch:
         row["longest_ms"] = max(row["longest_ms"], ms)
 
     def stats(self) -> GcStats:
-        """Return what was taken so far."""
-        with self._taking:
-            count = self._sketch.count
-            quantiles = self._sketch.quantiles(list(QUANTILES.values()))
-            return GcStats(
-                collections=count + self._missed,
-                missed=self._missed,
-                total_ms=self._sketch.total,
-                longest_ms=self._sketch.maximum or 0.0,
-                collected=self._collected,
-                uncollectable=self._uncollectable,
-                by_generation={generation: dict(row) for generation, row in sorted(self._rows.items())},
-                quantiles=dict(zip(QUANTILES, quantiles, strict=True)),
-            )
+        """Return what was taken so far; never waits."""
+        return self._stats
+
+    def _sum_up(self) -> GcStats:
+        quantiles = self._sketch.quantiles(list(QUANTILES.values()))
+        return GcStats(
+            collections=self._sketch.count + self._missed,
+            missed=self._missed,
+            total_ms=self._sketch.total,
+            longest_ms=self._sketch.maximum or 0.0,
+            collected=self._collected,
+            uncollectable=self._uncollectable,
+            by_generation={generation: dict(row) for generation, row in sorted(self._rows.items())},
+            quantiles=dict(zip(QUANTILES, quantiles, strict=True)),
+        )
 
 
 def _count() -> int:

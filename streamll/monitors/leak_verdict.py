@@ -16,11 +16,10 @@ nothing that it knows of (native), or what it keeps although it is free (allocat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import erfc, isnan, nan, sqrt
-from statistics import median
 from typing import Any, NamedTuple
 
 from streamll.monitors.memory_series import LEVELS, Point, Series
@@ -42,6 +41,10 @@ ALPHA = 0.001
 Z_95 = 1.959964
 MIN_SHARE = 0.02
 CLEAR = 4.0
+OBVIOUS = 30.0
+"""Growth of so many times what the line leaves over is no chance product of neighbours that resemble each other: what
+is left over are then the bends of a line, which always do."""
+
 QUARTER = 0.1
 """The least that a quarter of the window adds, as a share of what all add."""
 
@@ -65,8 +68,14 @@ FULL = 0.85
 BUFFER = 2048
 """Bytes for each block from which on what grows is more likely what objects hold than the objects."""
 
-UNRELATED = MIB
+UNRELATED = 64 * 1024
 """Bytes for each block from which on the blocks' growth is taken for something else."""
+
+FEW = 1000
+"""So many blocks more are no growth of objects: an interpreter has as many at hand."""
+
+SEEN = 3
+"""Values, of a third of a window, from which on it is said what they were all the time."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,7 @@ class Verdict:
 
     Attributes:
         kind: "none"; "objects", "native" or "allocator_retention": what grows, or is kept; "bounded_cache": what grew
-            and slows down or has stopped; "unknown": too few readings, or growth of a kind that this platform does not tell.
+            and slows down or has stopped; "unknown": too few readings, or growth of which the kind cannot be told.
         growing: Whether there is a steady growth of new memory, which does not slow down.
         confidence: From 0 to 1: how well a line describes the growth, and how much of it the kind explains; where nothing
             grows, how small the growth is that could have been overlooked.
@@ -133,7 +142,8 @@ def trend(times: Sequence[float], values: Sequence[float]) -> Trend:
     """Fit a line that a third of wild points does not move.
 
     The slope is the median of the slopes of all pairs (Theil 1950, Sen 1968), its interval Sen's, by ranks; the test is
-    Mann's (1945), with Kendall's variance for ties, widened by (1 + r) / (1 - r) for neighbours that correlate by r.
+    Mann's (1945), with Kendall's variance for ties, widened by (1 + r) / (1 - r) for neighbours that correlate by r,
+    unless the line is OBVIOUS.
 
     Args:
         times: Seconds, rising; two at least.
@@ -153,7 +163,11 @@ def trend(times: Sequence[float], values: Sequence[float]) -> Trend:
     left = [value - slope * time for time, value in zip(times, values, strict=True)]
     level = median(left)
     left = [value - level for value in left]
-    variance = _variance(values) * _widening(left)
+    spread = 1.4826 * median(map(abs, left))
+    growth = slope * (times[-1] - times[0])
+    variance = _variance(values)
+    if abs(growth) < OBVIOUS * spread:
+        variance *= _widening(left)
     pairs = len(slopes)
     z = (abs(score) - 1) / sqrt(variance) if variance > 0 and score else 0.0
     reach = Z_95 * sqrt(variance)
@@ -164,14 +178,19 @@ def trend(times: Sequence[float], values: Sequence[float]) -> Trend:
         slopes[min(pairs - 1, high)],
         erfc(z / sqrt(2)),
         score / pairs,
-        slope * (times[-1] - times[0]),
-        1.4826 * median(map(abs, left)),
+        growth,
+        spread,
     )
 
 
-def _middle(values: Sequence[float]) -> float:
-    half = len(values) // 2
-    return values[half] if len(values) % 2 else (values[half - 1] + values[half]) / 2
+def median(values: Iterable[float]) -> float:
+    """The middle of the values, or between the two of them; `statistics` has one, and 20 ms of imports."""
+    return _middle(sorted(values))
+
+
+def _middle(ordered: Sequence[float]) -> float:
+    half = len(ordered) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
 def _variance(values: Sequence[float]) -> float:
@@ -345,7 +364,7 @@ def _what_grows(points: Sequence[Point], line: Trend, numbers: dict[str, Any]) -
     blocks, in_use, retained = (_rise(points, name) for name in ("blocks", "in_use", "retained"))
     each = growth / blocks if blocks else nan
     counts_blocks, knows_heap = bool(_known(points, "blocks")[0]), bool(_known(points, "in_use")[0])
-    if each <= UNRELATED:
+    if blocks >= FEW and each <= UNRELATED:
         kind, sure = OBJECTS, 1.0 if each <= BUFFER else 0.8
         words = f"Python objects: {blocks:,.0f} blocks more, {_size(each)} for each."
         if each > BUFFER:
@@ -356,10 +375,11 @@ def _what_grows(points: Sequence[Point], line: Trend, numbers: dict[str, Any]) -
     elif counts_blocks and knows_heap:
         kind, sure = NATIVE, 1.0 if in_use >= growth / 2 else 0.8
         from_where = "from malloc" if in_use >= growth / 2 else "not from malloc: mapped directly, or arenas half empty"
-        words = f"native memory {from_where}; Python's own blocks do not grow along."
+        words = f"native memory {from_where}; Python's own blocks do not grow along"
+        words += ", or are so few that each would have to hold a large buffer." if blocks else "."
     else:
         kind, sure = UNKNOWN, 0.6
-        words = "of what kind, this platform does not tell."
+        words = "of what kind cannot be told here."
     return Verdict(
         kind,
         growing=True,
@@ -373,20 +393,20 @@ def _retention(points: Sequence[Point], min_growth: float) -> tuple[float, str] 
     """Whether much is kept although it is free, all the time of late: how sure that is, and words for it."""
     late = points[-len(points) // 3 :]
     footprint = min(point.footprint for point in late)
-    _, retained = _known(late, "retained")
-    if retained and min(retained) >= max(min_growth, KEPT * footprint):
+    retained = [point.retained for point in late if not isnan(point.retained)]
+    if len(retained) >= SEEN and min(retained) >= max(min_growth, KEPT * footprint):
         share = min(min(retained) / footprint, 1.0)
         words = f"The allocator keeps {_size(min(retained))} that is free, {share:.0%} of the memory: fragmentation, or a peak."
         return round(sqrt(share), 3), words
-    _, blocks = _known(points, "blocks")
-    _, blocks_late = _known(late, "blocks")
-    if not blocks_late or footprint < min_growth:
+    blocks = [point.blocks for point in late if not isnan(point.blocks)]
+    if len(blocks) < SEEN or footprint < min_growth:
         return None
-    full, now = max(blocks), max(blocks_late)
-    if now <= EMPTIED * full and footprint >= FULL * max(point.footprint for point in points):
-        words = f"Python's blocks went down to {now / full:.0%}, the memory to {footprint / max(p.footprint for p in points):.0%}: its arenas are kept, partly free."
-        return round(1 - now / full, 3), words
-    return None
+    left = max(blocks) / max(point.blocks for point in points if not isnan(point.blocks))
+    stayed = footprint / max(point.footprint for point in points)
+    if left > EMPTIED or stayed < FULL:
+        return None
+    words = f"Python's blocks went down to {left:.0%}, the memory to {stayed:.0%}: its arenas are kept, partly free."
+    return round(1 - left, 3), words
 
 
 def _size(count: float) -> str:

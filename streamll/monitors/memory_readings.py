@@ -22,6 +22,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import cache
 from math import inf
 from time import monotonic, thread_time, time_ns
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -76,22 +77,15 @@ class Paced(Generic[T]):
         longest: Seconds of processor time that it took at most: by the clock, a busy machine would count too.
     """
 
-    def __init__(
-        self,
-        ask: Callable[[], T | None],
-        clock: Callable[[], float] = monotonic,
-        processor_clock: Callable[[], float] = thread_time,
-    ) -> None:
+    def __init__(self, ask: Callable[[], T | None], processor_clock: Callable[[], float] = thread_time) -> None:
         self._ask = ask
-        self._clock = clock
         self._processor_clock = processor_clock
         self._not_before = -inf
         self.refused = 0
         self.longest = 0.0
 
-    def read(self) -> T | None:
-        """Ask, if it is time for that; None if not, or if there is no answer."""
-        now = self._clock()
+    def read(self, now: float) -> T | None:
+        """Ask, if at this time by whatever clock it may be asked; None if not, or if there is no answer."""
         if now < self._not_before:
             self.refused += 1
             return None
@@ -104,18 +98,28 @@ class Paced(Generic[T]):
 
 
 class Reader:
-    """Takes readings. Not for two threads at once."""
+    """Takes readings, of dear sources as often as they allow. One thread at a time may use it."""
 
     def __init__(self) -> None:
         self._system = system_source()
         self.heap = Paced(heap_source())
         self.blocks = Paced(allocated_blocks)
 
-    def read(self) -> Reading:
-        """Take a reading of what is cheap at this moment; never raises."""
+    def read(self, now: float) -> Reading:
+        """Take a reading of what is cheap at this moment; never raises.
+
+        Args:
+            now: Seconds, by `time.monotonic`.
+        """
         rss, footprint, peak, swap = self._system()
-        in_use, retained = self.heap.read() or (None, None)
-        return Reading(time_ns(), monotonic(), rss, footprint, peak, swap, in_use, retained, self.blocks.read())
+        in_use, retained = self.heap.read(now) or (None, None)
+        return Reading(time_ns(), now, rss, footprint, peak, swap, in_use, retained, self.blocks.read(now))
+
+
+def read_now() -> Reading:
+    """Take a reading on any thread, without the heap, whose locks the program may have to wait for; never raises."""
+    rss, footprint, peak, swap = system_source()()
+    return Reading(time_ns(), monotonic(), rss, footprint, peak, swap, blocks=allocated_blocks())
 
 
 def allocated_blocks() -> int | None:
@@ -138,11 +142,16 @@ System = tuple["int | None", "int | None", "int | None", "int | None"]
 NOTHING: System = (None, None, None, None)
 
 
+@cache
 def system_source() -> Callable[[], System]:
     """Return what asks the operating system of this machine."""
-    if from_status(_contents("/proc/self/status")) != NOTHING:
-        return lambda: from_status(_contents("/proc/self/status"))
+    if _status() != NOTHING:
+        return _status
     return _elsewhere()
+
+
+def _status() -> System:
+    return from_status(_contents("/proc/self/status"))
 
 
 def _contents(path: str) -> bytes:

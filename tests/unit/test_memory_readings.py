@@ -8,6 +8,7 @@ import mmap
 import resource
 import sys
 from pathlib import Path
+from time import monotonic
 
 import pytest
 from hypothesis import given
@@ -47,7 +48,7 @@ def has_mallinfo2() -> bool:
 class TestSystem:
     @linux
     def test_says_what_the_kernel_says(self) -> None:
-        reading = Reader().read()
+        reading = Reader().read(monotonic())
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         assert reading.rss == pytest.approx(pages * resource.getpagesize(), rel=0.05, abs=2 * MIB)
         assert reading.peak == pytest.approx(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, abs=2 * MIB)
@@ -57,12 +58,12 @@ class TestSystem:
     @pytest.mark.parametrize("flags", [mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS])
     def test_counts_memory_of_either_kind_in_the_footprint(self, flags: int) -> None:
         reader = Reader()
-        before = known(reader.read().footprint)
+        before = known(reader.read(monotonic()).footprint)
         with mmap.mmap(-1, 16 * MIB, flags) as block:
             for at in range(0, len(block), 4096):
                 block[at] = 1
-            during = known(reader.read().footprint)
-        after = known(reader.read().footprint)
+            during = known(reader.read(monotonic()).footprint)
+        after = known(reader.read(monotonic()).footprint)
         assert during - before == pytest.approx(16 * MIB, abs=2 * MIB)
         assert after - before < 2 * MIB
 
@@ -71,10 +72,10 @@ class TestSystem:
         path = tmp_path / "file"
         path.write_bytes(b"x" * 16 * MIB)
         reader = Reader()
-        before = reader.read()
+        before = reader.read(monotonic())
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             assert sum(mapped[at] for at in range(0, len(mapped), 4096)) > 0
-            during = reader.read()
+            during = reader.read(monotonic())
         if known(during.rss) - known(before.rss) < 8 * MIB:
             pytest.skip("files in this folder are memory of another kind")
         assert known(during.footprint) - known(before.footprint) < 2 * MIB
@@ -98,15 +99,24 @@ class TestSystem:
 
     def test_where_there_is_no_proc_the_peak_is_known_at_least(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(memory_readings, "_contents", lambda path: b"")
+        monkeypatch.setattr(memory_readings, "system_source", memory_readings.system_source.__wrapped__)
         monkeypatch.setitem(sys.modules, "psutil", None)
-        reading = Reader().read()
+        reading = Reader().read(monotonic())
         assert (reading.rss, reading.footprint, reading.swap) == (None, None, None)
         assert reading.peak == resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
             1 if sys.platform == "darwin" else 1024
         )
         assert proportional() == {}
         monkeypatch.setitem(sys.modules, "resource", None)
-        assert Reader().read().peak is None
+        assert Reader().read(monotonic()).peak is None
+
+    @linux
+    def test_psutil_says_the_same(self) -> None:
+        pytest.importorskip("psutil")
+        rss, _, peak, _ = memory_readings._elsewhere()()
+        reading = Reader().read(monotonic())
+        assert known(rss) == pytest.approx(known(reading.rss), abs=2 * MIB)
+        assert peak == pytest.approx(known(reading.peak), abs=2 * MIB)
 
     def test_a_file_that_is_not_there_is_empty(self) -> None:
         assert memory_readings._contents("/nowhere/at/all") == b""
@@ -118,12 +128,12 @@ class TestHeap:
         library = ctypes.CDLL(None)
         library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
         library.free.argtypes = [ctypes.c_void_p]
-        before = Reader().read()
+        before = Reader().read(monotonic())
         blocks = [library.malloc(2000) for _ in range(5000)]
-        during = Reader().read()
+        during = Reader().read(monotonic())
         for block in blocks[::2]:
             library.free(block)
-        after = Reader().read()
+        after = Reader().read(monotonic())
         for block in blocks[1::2]:
             library.free(block)
         assert known(during.in_use) - known(before.in_use) == pytest.approx(10e6, rel=0.2)
@@ -179,18 +189,18 @@ class TestPaced:
             spent += price
             return 7
 
-        paced = Paced(ask, lambda: now, lambda: spent)
-        assert [paced.read(), paced.read()] == [7, 7]
+        paced = Paced(ask, lambda: spent)
+        assert [paced.read(now), paced.read(now)] == [7, 7]
         price = TOO_LONG / 2
-        assert paced.read() == 7
+        assert paced.read(now) == 7
         now += price / DEAR_SHARE - 0.01
-        assert paced.read() is None
+        assert paced.read(now) is None
         now += 0.02
         price = TOO_LONG * 2
-        assert paced.read() == 7
+        assert paced.read(now) == 7
         now += RELENT - 1
-        assert paced.read() is None
+        assert paced.read(now) is None
         now += 2
-        assert paced.read() == 7
+        assert paced.read(now) == 7
         assert paced.refused == 2
         assert paced.longest == pytest.approx(TOO_LONG * 2)
