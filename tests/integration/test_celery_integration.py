@@ -1,0 +1,141 @@
+"""A real Celery worker: a span for each run of a task, in the execution of whoever sent it, in a real Redis."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.contrib.testing.worker import start_worker
+
+import streamll
+from streamll.integrations.celery import CeleryHook, instrument_celery
+from tests.fixtures.redis import RedisEndpoint
+from tests.fixtures.waiting import PATIENCE, wait_until
+from tests.integration.web import delivered
+
+pytestmark = [pytest.mark.integration, pytest.mark.e2e, pytest.mark.redis]
+
+app = Celery("shop", broker="memory://", backend="cache+memory://", set_as_current=False)
+app.conf.task_default_queue = f"streamll-{uuid.uuid4().hex}"
+app.conf.broker_transport_options = {"polling_interval": 0.005}
+app.conf.broker_connection_retry_on_startup = False
+app.conf.worker_hijack_root_logger = False
+
+
+def find_price(order: int) -> int:
+    with streamll.span("look up", order=order):
+        return order * 2
+
+
+def raise_error(secret: str) -> None:
+    raise LookupError("no such thing")
+
+
+def try_often(self: Any) -> str:
+    if self.request.retries < 2:
+        raise self.retry(exc=TimeoutError("not yet"), countdown=0)
+    return "done"
+
+
+def do_nothing() -> None:
+    pass
+
+
+price: Any = app.task(name="shop.price")(find_price)
+fail: Any = app.task(name="shop.fail")(raise_error)
+nothing: Any = app.task(name="shop.nothing")(do_nothing)
+stubborn: Any = app.task(name="shop.stubborn", bind=True, max_retries=2)(try_often)
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[None]:
+    """A worker in a thread of this process."""
+    over = threading.Event()
+
+    def knock() -> None:
+        while not over.wait(0.02):  # a worker that waits for a message looks every two seconds whether it is to end
+            nothing.delay()
+
+    knocking = threading.Thread(target=knock)
+    with start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=PATIENCE):
+        yield
+        knocking.start()
+    over.set()
+    knocking.join()
+
+
+@pytest.fixture
+def hook() -> Iterator[CeleryHook]:
+    with instrument_celery() as hook:
+        yield hook
+
+
+def test_each_run_is_a_span_of_the_execution_that_sent_it(
+    worker: None, hook: CeleryHook, redis_server: RedisEndpoint, cleanup_stream: str
+) -> None:
+    assert hook.start() is hook
+    with delivered(redis_server, cleanup_stream) as found:
+        sent = {}
+        for order in range(20):
+            with streamll.execution() as execution_id, streamll.span("sell") as sell:
+                assert price.delay(order).get(timeout=PATIENCE, interval=0.005) == order * 2
+                sent[execution_id] = order, sell.span_id
+        with streamll.execution() as tried:
+            assert stubborn.delay().get(timeout=PATIENCE, interval=0.005) == "done"
+        with pytest.raises(LookupError):
+            fail.delay("hunter2").get(timeout=PATIENCE, interval=0.005)
+        assert wait_until(lambda: hook.stats().open == 0)
+        with streamll.span("here") as here:
+            price.apply((3,))
+    by_execution = found.by_execution()
+    for execution_id, (order, sell_id) in sent.items():
+        spans = {event.operation: event for event in by_execution[execution_id]}
+        run, look_up = spans[price.name], spans["look up"]
+        assert look_up.data["order"] == order
+        assert look_up.parent_span_id == run.span_id
+        assert run.parent_span_id == sell_id
+        assert (run.data["state"], run.data["retries"], run.level) == ("success", 0, "info")
+        assert (run.data["queue"], run.method_name) == (app.conf.task_default_queue, "find_price")
+    runs = by_execution[tried]
+    assert [(run.data["state"], run.data["retries"]) for run in runs] == [("retry", 0), ("retry", 1), ("success", 2)]
+    assert [run.data["retry"]["message"] for run in runs[:2]] == ["not yet", "not yet"]
+    assert runs[1].parent_span_id == runs[0].span_id
+    failed = found.one(fail.name)
+    assert (failed.level, failed.data["state"], failed.data["error"]["message"]) == (
+        "error",
+        "failure",
+        "no such thing",
+    )
+    assert "hunter2" not in str(found.events)
+    (eager,) = [event for event in found.of(price.name) if event.data.get("eager")]
+    assert eager.parent_span_id == here.span_id
+    stats = hook.stats()
+    assert (stats.spans, stats.open) == ({"success": 22, "retry": 2, "failure": 1}, 0)
+    assert stats.published == 24
+
+
+def test_revoked_ones_are_told_of(
+    worker: None, hook: CeleryHook, redis_server: RedisEndpoint, cleanup_stream: str
+) -> None:
+    with delivered(redis_server, cleanup_stream) as found:
+        with streamll.execution() as execution_id:
+            result = price.apply_async((1,), expires=-1)
+        assert wait_until(lambda: hook.stats().revoked == 1)
+    revoked = next(event for event in found.events if event.event_type == "task_revoked")
+    assert (revoked.operation, revoked.execution_id) == (price.name, execution_id)
+    assert revoked.data == {"task_id": result.id, "terminated": False, "expired": True}
+
+
+def test_nothing_is_seen_before_and_afterwards(redis_server: RedisEndpoint, cleanup_stream: str) -> None:
+    hook = CeleryHook()
+    with delivered(redis_server, cleanup_stream) as found:
+        price.apply((1,))
+        with hook:
+            assert hook.running
+        hook.stop()
+        price.apply((1,))
+    assert [event.operation for event in found.events] == ["look up", "look up"]
