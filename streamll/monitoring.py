@@ -202,6 +202,10 @@ _TOOLS = {
 }
 
 
+# What a tool that is only switched on is told: a monitor watches the whole process.
+_WHEN_TRUE: dict[str, dict[str, Any]] = {"loops": {"new_loops": True}}
+
+
 def _make(setting_name: str, setting: Setting) -> dict[str, Tool]:
     """The tool that a setting asks for, by its name in reports; none when it asks for none."""
     if setting is False or setting is None:
@@ -211,7 +215,7 @@ def _make(setting_name: str, setting: Setting) -> dict[str, Tool]:
     if isinstance(setting, kind):
         return {name: setting}
     try:
-        return {name: kind() if setting is True else kind(setting)}
+        return {name: kind(_WHEN_TRUE.get(setting_name) if setting is True else setting)}
     except ConfigurationError as error:
         raise ConfigurationError(f"monitor option {setting_name}: {error}") from None
 

@@ -16,6 +16,7 @@ SHOWN = 15
 """Rows of a table at most; the report as JSON has them all."""
 
 _LONGEST_NAME = 80
+_MOST_BLOCKERS = 3
 
 
 def format_run(report: Mapping[str, Any]) -> str:
@@ -37,6 +38,8 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield from _hot_spots(report["profiler"])
     if "memory" in report:
         yield from _memory(report["memory"])
+    if "loops" in report:
+        yield from _loops(report["loops"])
     yield from _events(report["sinks"], report["balanced"])
     yield _cost(report["monitoring"])
 
@@ -83,6 +86,14 @@ def _memory(report: Mapping[str, Any]) -> Iterator[str]:
         f"memory: {report['current_mb']:,.1f} MB at the end, {report['peak_mb']:,.1f} MB at most; "
         f"{neutral(str(report['verdict']))} (confidence {report['confidence']:.0%})"
     )
+
+
+def _loops(report: Mapping[str, Any]) -> Iterator[str]:
+    if report["blocked"]:
+        yield ""
+        yield f"event loops were blocked {report['blocked']:,} times, for {report['blocked_seconds']:,.2f} s, most of it by"
+        for blocker in report["blockers"][:_MOST_BLOCKERS]:
+            yield f"  {neutral(str(blocker['frame']))}: {blocker['seconds']:,.2f} s, {blocker['count']:,} times"
 
 
 def _events(sinks: Mapping[str, Mapping[str, Any]], balanced: bool) -> Iterator[str]:
