@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +16,9 @@ from celery import Celery
 from celery.contrib.testing.worker import start_worker
 
 import streamll
+from streamll.consumers import RedisConsumer
 from streamll.integrations.celery import CeleryHook, instrument_celery
-from tests.fixtures.redis import RedisEndpoint
+from tests.fixtures.redis import RedisEndpoint, RedisServer
 from tests.fixtures.waiting import PATIENCE, wait_until
 from tests.integration.web import delivered
 
@@ -139,3 +144,61 @@ def test_nothing_is_seen_before_and_afterwards(redis_server: RedisEndpoint, clea
         hook.stop()
         price.apply((1,))
     assert [event.operation for event in found.events] == ["look up", "look up"]
+
+
+PROGRAM = """
+import os
+import redis
+from celery import Celery
+import streamll
+from streamll.integrations.celery import instrument_celery
+app = Celery("shop", broker=os.environ["BROKER"], set_as_current=False)
+app.conf.task_ignore_result = True
+streamll.configure(sinks=[os.environ["SINK"]])
+instrument_celery()
+@app.task(name="shop.count")
+def count(n):
+    streamll.emit("counted", {"n": n})
+    with redis.Redis.from_url(os.environ["BROKER"]) as client:
+        client.incr("counted")
+"""
+
+
+def test_processes_of_a_pool_deliver_everything_before_they_end(
+    hook: CeleryHook, own_redis: Callable[..., RedisServer], tmp_path: Path
+) -> None:
+    """The sink waits for an hour: what arrives was delivered because a process ended."""
+    server = own_redis()
+    (tmp_path / "program.py").write_text(PROGRAM)
+    command = "--app program worker --pool prefork --concurrency 2 --without-gossip --without-mingle".split()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+    sink = f"{server.url}?stream=events&flush_interval=3600&batch_size=5000&exit_timeout=30"
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "celery", *command],
+        cwd=tmp_path,
+        env={**kept, "BROKER": server.url, "SINK": sink},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    sent = {}
+    sender = Celery("sender", broker=server.url, set_as_current=False)
+    with streamll.testing.capture(), server.client() as client:
+        try:
+            for n in range(6):
+                with streamll.execution() as execution_id:
+                    sender.send_task("shop.count", (n,))
+                    sent[execution_id] = n
+            counted = wait_until(lambda: client.get("counted") == b"6" or worker.poll() is not None)
+            delivered_so_far = client.exists("events")
+        finally:
+            worker.terminate()
+            said, _ = worker.communicate(timeout=PATIENCE)
+            sender.close()
+    assert counted, said
+    assert not delivered_so_far
+    with RedisConsumer(server.url, "events", follow=False) as consumer:
+        events = [item.event for item in consumer if item.event is not None]
+    assert {event.execution_id: event.data["n"] for event in events if event.event_type == "counted"} == sent, said
+    assert {event.execution_id for event in events if event.operation == "shop.count"} == set(sent)
+    assert len(events) == 12
