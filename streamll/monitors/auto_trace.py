@@ -42,6 +42,13 @@ ENGINES = ("auto", MONITORING, WRAPPING)
 TICK = 1.0
 """Seconds to which `max_rate` applies."""
 
+FIRST_LOOK = 0.02
+"""Seconds until `__main__` is looked at again, whose functions come about without an import; then twice as long each time,
+until it is TICK."""
+
+CODES_PER_FUNCTION = 4
+"""How many codes there may be on average for each function that may be traced: each reload of a module makes new ones."""
+
 REPORTED = 50
 """Functions that `report` lists: those with most calls."""
 
@@ -187,11 +194,13 @@ class AutoTracer:
             self._wrapping = Wrapping(self.options.priority)
             self._engine = WRAPPING if monitoring is None else MONITORING
             self._rates = {}
+            self._second = 0.0
+            self._pace = FIRST_LOOK if self._patterns.may_want("__main__") else TICK
             self._running = True
             self._watch.start()
             for module in list(sys.modules.values()):
                 self.look_at(module)
-        agent.add(self, monotonic() + TICK)
+        agent.add(self, monotonic() + self._pace)
         return self
 
     def stop(self) -> None:
@@ -257,28 +266,33 @@ class AutoTracer:
                             self._monitor(found, module, name)
 
     def tick(self, now: float) -> float:
-        """Begin another second for those that are called too often. The agent calls it."""
+        """Begin another second for those that are called too often, and look at the main program. The agent calls it."""
         with self._lock:
             if not self._running:
                 return inf
-            for name, rate in self._rates.items():
-                if rate.paused and name not in self._told:
-                    self._told.add(name)
-                    module, function = name
-                    send(
-                        "trace_paused",
-                        {"max_rate": rate.bound},
-                        operation="streamll.auto_trace",
-                        module_name=module,
-                        method_name=function,
-                    )
-            if sum(rate.tick(now) for rate in self._rates.values()):
-                if self._monitoring is not None:
-                    self._monitoring.resume()
-                if self._wrapping is not None:
-                    self._wrapping.resume()
-            self.look_at(sys.modules.get("__main__"))  # which no import tells of
-        return now + TICK
+            self.look_at(sys.modules.get("__main__"))
+            if now >= self._second:
+                self._second = now + TICK
+                self._begin_second(now)
+            self._pace = min(2 * self._pace, TICK)
+            return min(self._second, now + self._pace)
+
+    def _begin_second(self, now: float) -> None:
+        for name, rate in self._rates.items():
+            if rate.paused and name not in self._told:
+                self._told.add(name)
+                send(
+                    "trace_paused",
+                    {"max_rate": rate.bound},
+                    operation="streamll.auto_trace",
+                    module_name=name[0],
+                    method_name=name[1],
+                )
+        if sum(rate.tick(now) for rate in self._rates.values()):
+            if self._monitoring is not None:
+                self._monitoring.resume()
+            if self._wrapping is not None:
+                self._wrapping.resume()
 
     def stats(self) -> AutoTracerStats:
         """Return what it does."""
@@ -332,10 +346,14 @@ class AutoTracer:
             self._monitor(each.__code__, module, name)
 
     def _monitor(self, code: CodeType, module: str, name: str) -> None:
-        if self._monitoring is not None and not self._monitoring.has(code):
-            rate = self._rate(module, name)
-            if rate is not None:
-                self._monitoring.add(code, module, name, rate)
+        if self._monitoring is None or code in self._monitoring:
+            return
+        if len(self._monitoring) >= CODES_PER_FUNCTION * self.options.max_functions:
+            self._beyond += 1
+            return
+        rate = self._rate(module, name)
+        if rate is not None:
+            self._monitoring.add(code, module, name, rate)
 
     def _rate(self, module: str, name: str) -> Rate | None:
         """What bounds a function's calls; None when there are too many functions."""

@@ -98,9 +98,13 @@ class Monitoring:
             return True
         return False
 
-    def has(self, code: CodeType) -> bool:
-        """Whether a function is traced already."""
+    def __contains__(self, code: CodeType) -> bool:
+        """Whether a function's code is watched already."""
         return id(code) in self._watched
+
+    def __len__(self) -> int:
+        """How many codes are watched."""
+        return len(self._watched)
 
     def add(self, code: CodeType, module: str, name: str, rate: Rate) -> None:
         """Trace a function.

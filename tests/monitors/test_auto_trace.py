@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
+import os
 import pickle
 import sys
 import threading
@@ -22,8 +23,12 @@ from streamll.context import ROOT, current
 from streamll.errors import ConfigurationError
 from streamll.hub import hub
 from streamll.models import StreamllEvent
+from streamll.monitors.agent import agent
 from streamll.monitors.auto_trace import AutoTracer, AutoTracerOptions
+from streamll.monitors.trace_wrapping import MEASURE_EVERY
+from streamll.spans import span
 from streamll.tracing import trace
+from tests.fixtures.waiting import wait_until
 
 ENGINES = ["wrapping", "monitoring"] if sys.version_info >= (3, 12) else ["wrapping"]
 engines = pytest.mark.parametrize("engine", ENGINES)
@@ -56,6 +61,9 @@ def counted(n):
 
 async def fetched(n):
     return price(n)
+
+def fibonacci(n):
+    return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)
 
 def forever(waiting):
     waiting()
@@ -330,6 +338,7 @@ class TestFunctions:
     ) -> None:
         shop = shops.open()
         with AutoTracer(shop.__name__, engine=engine, max_rate=10) as tracer:
+            agent.remove(tracer)  # the seconds are counted here
             for _ in range(50):
                 shop.price(1)
             assert (tracer.stats().calls, tracer.stats().paused) == (10, 1)
@@ -358,6 +367,40 @@ class TestFunctions:
         assert event.method_name == "forever"
         assert event.data.get("unfinished", False) is (engine == "monitoring")
         assert tracer.stats().unfinished == (engine == "monitoring")
+
+    def test_that_call_themselves_very_often_become_silent(
+        self, engine: str, shops: Shops, events: list[StreamllEvent]
+    ) -> None:
+        shop = shops.open()
+        with AutoTracer(shop.__name__, engine=engine, max_rate=10) as tracer:
+            agent.remove(tracer)
+            assert shop.fibonacci(20) == 6765
+            assert tracer.stats().unfinished == len([event for event in events if "unfinished" in event.data])
+            assert current() is ROOT
+        assert len(events) == 10
+        assert any("unfinished" in event.data for event in events) is (engine == "monitoring")
+
+    def test_whose_frames_are_told(self, engine: str, shops: Shops, events: list[StreamllEvent]) -> None:
+        shop = shops.open()
+        hub.frames = {}
+        told_of: list[str] = []
+
+        def look() -> None:
+            frame, inside = inspect.currentframe(), []
+            assert hub.frames is not None
+            while frame is not None:
+                inside += [hub.frames[id(frame)].operation] if id(frame) in hub.frames else []
+                frame = frame.f_back
+            told_of.extend(inside)
+
+        try:
+            with AutoTracer(shop.__name__, engine=engine), span("around") as around:
+                for _ in range(MEASURE_EVERY):
+                    shop.forever(look)
+                assert told_of == ["forever", around.operation] * MEASURE_EVERY
+                assert list(hub.frames.values()) == [around]
+        finally:
+            hub.frames = None
 
     def test_in_threads(self, engine: str, shops: Shops, events: list[StreamllEvent]) -> None:
         shop = shops.open()
@@ -426,6 +469,39 @@ class TestTool:
         if sys.version_info < (3, 12):
             with pytest.raises(ConfigurationError, match=r"needs Python 3\.12"):
                 AutoTracer("a", engine="monitoring").start()
+
+    def test_the_main_program_is_looked_at_again(
+        self, events: list[StreamllEvent], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        main: Any = ModuleType("__main__")
+        monkeypatch.setitem(sys.modules, "__main__", main)
+        with AutoTracer("__main__:run") as tracer:
+            assert tracer.stats().functions == 0
+            exec("def run(): return 1", vars(main))
+            assert wait_until(lambda: tracer.stats().functions == 1)
+            main.run()
+        assert [event.operation for event in events] == ["run"]
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+    @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+    def test_a_child_goes_on_and_ends_nothing_of_its_parents(self, shops: Shops, events: list[StreamllEvent]) -> None:
+        shop = shops.open()
+        answers, answer = os.pipe()
+
+        def in_a_child() -> None:
+            if os.fork() == 0:  # pragma: no cover  # it leaves without a word to anybody
+                events.clear()
+                shop.price(1)
+                os.write(answer, f"{[event.operation for event in events]} {events[0].parent_span_id!r}".encode())
+                os._exit(0)
+            os.wait()
+
+        with AutoTracer(shop.__name__):
+            shop.forever(in_a_child)
+        assert os.read(answers, 100) == b"['price'] ''"
+        os.close(answers)
+        os.close(answer)
+        assert [event.operation for event in events] == ["price", "forever"]
 
     @pytest.mark.skipif(sys.version_info < (3, 12), reason="sys.monitoring came with 3.12")
     def test_a_program_that_is_about_to_run(self, events: list[StreamllEvent]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterat
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from streamll import steps as steps_module
@@ -93,6 +93,8 @@ class TestFigures:
         assert (data["items"], "first_item_ns" in data) == (len(items), bool(items))
         assert not any(name.startswith("gap") for name in data)
 
+    @example(list(range(1, 3 * PENDING_BOUND)))
+    @example([10**9] * (PENDING_BOUND + 2))
     @given(st.lists(st.integers(1, 10**11), min_size=2, max_size=3 * PENDING_BOUND))
     def test_quantiles_are_within_a_hundredth_of_what_sorting_gives(self, waits: list[int]) -> None:
         ends: list[StreamllEvent] = []
