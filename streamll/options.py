@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from streamll.errors import ConfigurationError
+from streamll.privacy.kinds import STRATEGIES, read_rules
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -39,6 +40,8 @@ def option(
     at_most: float | None = None,
     choices: Iterable[str] = (),
     unit: str = "",
+    spellings: Mapping[str, str] | None = None,
+    secret: bool = False,
 ) -> Any:
     """Declare an option of an `OptionSet`: a dataclass field that carries its own bounds and meaning.
 
@@ -50,12 +53,15 @@ def option(
         at_most: The highest allowed number; a duration's is a year when none is given, since locks wait no longer.
         choices: The allowed words.
         unit: What a number counts: "s", "bytes", "events".
+        spellings: Further words, in small letters, and which of the choices each means; true and false are read as such
+            words.
+        secret: The value is never shown: not in errors, nor in `repr` or `given`.
     """
     if unit == "s" and at_most is None:
         at_most = YEAR
     limits = {"at_least": at_least, "above": above, "at_most": at_most}
-    metadata = {"doc": doc, "unit": unit, "choices": tuple(choices), **limits}
-    return dataclasses.field(default=default, metadata=metadata)
+    words = {"choices": tuple(choices), "spellings": spellings or {}, "secret": secret}
+    return dataclasses.field(default=default, repr=not secret, metadata={"doc": doc, "unit": unit, **words, **limits})
 
 
 def _allowed(field: dataclasses.Field[Any]) -> str:
@@ -89,7 +95,9 @@ def _is_optional(field: dataclasses.Field[Any]) -> bool:
 
 
 def _refuse(owner: str, field: dataclasses.Field[Any], value: object) -> ConfigurationError:
-    if isinstance(value, int) and value.bit_length() > 128:
+    if field.metadata["secret"]:
+        shown = "***"
+    elif isinstance(value, int) and value.bit_length() > 128:
         shown = f"a number of {value.bit_length()} bits"  # Python does not write long ones
     elif isinstance(value, (str, int, float, type(None))):
         shown = repr(value)
@@ -138,6 +146,9 @@ def _read_scalar(owner: str, field: dataclasses.Field[Any], value: object) -> ob
             raise _refuse(owner, field, value)
         return number
     if kind == "str":
+        spellings = field.metadata["spellings"]
+        if spellings and isinstance(value, (str, bool)):
+            value = spellings.get(str(value).lower(), value)
         if not isinstance(value, str):
             raise _refuse(owner, field, value)
         choices = field.metadata["choices"]
@@ -201,8 +212,9 @@ class OptionSet:
         return found
 
     def given(self) -> dict[str, str]:
-        """The options that are not at their default, as the words of a URL."""
-        values = {field.name: (getattr(self, field.name), field.default) for field in dataclasses.fields(self)}
+        """The options that are not at their default, as the words of a URL; but none that is secret."""
+        fields = [field for field in dataclasses.fields(self) if not field.metadata["secret"]]
+        values = {field.name: (getattr(self, field.name), field.default) for field in fields}
         return {name: str(value) for name, (value, default) in values.items() if value != default}
 
     @classmethod
@@ -333,6 +345,8 @@ class SinkOptions(OptionSet):
             )
 
 
+SHORTEST_KEY = 16
+REDACTIONS = ("keys", "full", "off")
 OVERSIZE_POLICIES = ("cut", "dead_letter")
 
 
@@ -350,7 +364,28 @@ class PipelineOptions(OptionSet):
         "A longer event has its values cut until it fits, or is dead-lettered, whole up to 16 times max_event_bytes.",
         choices=OVERSIZE_POLICIES,
     )
-    redact: bool = option(True, "Replace values under sensitive keys by `[redacted]` before they are encoded.")
+    redact: str | bool = option(
+        "keys",
+        "What is made unreadable before an event is encoded: values under sensitive keys (keys), or user ids, and personal "
+        "data and credentials in any text, as well (full). docs/privacy.md says what is found.",
+        choices=REDACTIONS,
+        spellings={**dict.fromkeys(TRUE_WORDS, "keys"), **dict.fromkeys(FALSE_WORDS, "off")},
+    )
+    redact_strategy: str = option(
+        "redact",
+        "What is done to what is found: `[redacted]` takes its place, or a keyed pseudonym (hash); the value goes with its "
+        "key (drop); or what is left says nothing alone, such as a card's last four digits (truncate).",
+        choices=STRATEGIES,
+    )
+    redact_rules: str = option(
+        "", "What is done to one kind instead, or keep: kinds and strategies, as `email=hash, phone=keep`."
+    )
+    pseudonym_key: str = option(
+        "",
+        "The secret under which pseudonyms are made, at least 16 characters: with the same one, a user has the same pseudonym "
+        "in all processes. Empty: one made by chance for this process. Nothing shows it.",
+        secret=True,
+    )
     redact_keys: str = option("", "Further sensitive keys, separated by commas.")
     keep_keys: str = option("", "Keys that are never redacted, separated by commas.")
     sample_rate: float = option(
@@ -376,6 +411,15 @@ class PipelineOptions(OptionSet):
     service: str = option("", "resource.service; else OTEL_SERVICE_NAME; else absent.")
     environment: str = option("", "resource.environment, such as production.")
     release: str = option("", "resource.release: the version that runs.")
+
+    def check(self) -> None:
+        """Refuse rules that name what there is not, and a key that is soon tried out."""
+        try:
+            read_rules(self.redact_rules, self.redact_strategy, self.redact == "full")
+        except ValueError as error:
+            raise ConfigurationError(f"{self.owner}option redact_rules: {error}") from None
+        if 0 < len(self.pseudonym_key) < SHORTEST_KEY:
+            raise ConfigurationError(f"{self.owner}option pseudonym_key: must have at least {SHORTEST_KEY} characters")
 
 
 BeforeSend = Callable[["StreamllEvent"], "StreamllEvent | None"]

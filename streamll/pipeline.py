@@ -3,21 +3,22 @@
 What belongs here: the way that every event takes, by `emit` or by a sink's own `handle_event`, so that no way in goes
 around redaction or limits. What does not: where records go (sinks), which values are encodable (values.py).
 
-Nearly every event is plain: nothing to redact, nothing to replace. It is checked in one pass and encoded as it is. All
-else takes the second, slower way through `values.clean`.
+Nearly every event is plain: nothing to redact, nothing to replace. It is checked in one pass and encoded as it is. What
+only has to be redacted is copied; all else takes the slower way through `values.clean`.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from math import isfinite
 from time import monotonic_ns, time_ns
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -27,14 +28,23 @@ from streamll.errors import BufferFullError
 from streamll.hub import Take
 from streamll.models import NO_TAGS, NORMAL, PRIORITIES, Record, StreamllEvent
 from streamll.options import KIB, BeforeSend, PipelineOptions
-from streamll.privacy import SensitiveKeys
+from streamll.plain import INT_MAX, INT_MIN, room_after
+from streamll.privacy.kinds import HASH, read_rules
+from streamll.privacy.rules import Rules
+from streamll.redaction import IDS, NOTHING_FOUND, Known, is_own_id, look_through, redacted, scanned
 from streamll.sampling import Sampling
 from streamll.tally import Tally
-from streamll.values import INT_MAX, INT_MIN, clean, room_after
+from streamll.values import clean
+
+if TYPE_CHECKING:
+    from streamll.privacy.pseudonyms import Pseudonyms
 
 log = logging.getLogger("streamll")
 
 _NOTHING: dict[str, Any] = {}
+
+_FOUND = "found:"
+"""What the names of counters begin with that count what was found in texts."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -57,6 +67,7 @@ class PipelineStats:
 
     Attributes:
         redacted: Values that stood under a sensitive key.
+        redacted_values: What else was found and dealt with, by its kind: "user_id", "email", "card". See docs/privacy.md.
         stand_ins: Values that could not be encoded and were replaced by a readable stand-in.
         cut: Values that were shortened, because the event was longer than max_event_bytes.
         oversize: Events that were longer than max_event_bytes.
@@ -72,6 +83,7 @@ class PipelineStats:
     """
 
     redacted: int = 0
+    redacted_values: Mapping[str, int] = field(default_factory=dict)
     stand_ins: int = 0
     cut: int = 0
     oversize: int = 0
@@ -104,9 +116,7 @@ class Pipeline:
         self.options = options = options or PipelineOptions()
         self._before_send = tuple(before_send)
         self._limit = options.max_event_bytes
-        self._sensitive: SensitiveKeys | None = None
-        if options.redact:
-            self._sensitive = SensitiveKeys(_names(options.redact_keys), _names(options.keep_keys))
+        self._rules = _rules_of(options)
         self.sampling = Sampling.wanted(options)
         self.resource = describe_resource(options, environ or {})
         self._resource: dict[str, msgspec.Raw] = {}
@@ -120,10 +130,11 @@ class Pipeline:
 
     def stats(self) -> PipelineStats:
         """Return what was done to events so far."""
-        counts = self.tally.read()
+        counts: dict[str, Any] = self.tally.read()
+        found = {name.partition(":")[2]: counts.pop(name) for name in sorted(counts) if name.startswith(_FOUND)}
         if self.sampling is not None:
             counts |= self.sampling.counts()
-        return PipelineStats(**counts)
+        return PipelineStats(redacted_values=found, **counts)
 
     def note_defect(self, error: Exception) -> None:
         """Count an event that was lost to a defect of streamll itself."""
@@ -196,8 +207,11 @@ class Pipeline:
                 pass
         return self._encode_any(event, content_type)
 
-    def _encode_any(self, event: StreamllEvent, content_type: str) -> Record:
-        """Encode an event with whatever may be in it."""
+    def _encode_any(self, event: StreamllEvent, content_type: str, known: Known | None = None) -> Record:
+        """Encode an event with whatever may be in it; with what was found in its texts, if that is known."""
+        record = self._encode_redacted(event, content_type, known)
+        if record is not None:
+            return record
         # Twice the limit, so that what is only a little too long is measured rather than cut.
         ready, cleaning = self._clean(event, self._limit * (2 if self.options.oversize == "cut" else WHOLE))
         payload = codec.encode(ready, content_type, self._resource[content_type])
@@ -208,10 +222,34 @@ class Pipeline:
                 ready, payload, cleaning = self._cut(event, content_type)
             else:
                 poison = f"too large: {len(payload)} bytes, max_event_bytes is {self._limit}"
-        self.tally.add("redacted", cleaning.redacted)
+        self._count(cleaning.redacted, cleaning.found)
         self.tally.add("stand_ins", cleaning.stand_ins)
         self.tally.add("cut", cleaning.cut)
         return _record(ready, payload, content_type, poison)
+
+    def _encode_redacted(self, event: StreamllEvent, content_type: str, known: Known | None) -> Record | None:
+        """Encode an event to which nothing is to be done but to redact its data; None when there may be more to do."""
+        rules = self._rules
+        if rules is None or not _has_plain_frame(event):
+            return None
+        try:
+            if known is None:
+                known = NOTHING_FOUND if rules.scanner is None else look_through(rules.scanner, event, self._limit)
+            if known is None:
+                return None
+            ready, redaction = redacted(event, rules, self._limit, known)
+            payload = codec.encode(ready, content_type, self._resource[content_type])
+        except Exception:  # the slow way finds what it was
+            return None
+        if len(payload) > self._limit:
+            return None
+        self._count(redaction.redacted, Counter(redaction.found))
+        return _record(ready, payload, content_type)
+
+    def _count(self, redacted: int, found: Mapping[str, int]) -> None:
+        self.tally.add("redacted", redacted)
+        for kind, count in found.items():
+            self.tally.add(f"{_FOUND}{kind}", count)
 
     def straight(self, content_type: str, put: Callable[[Record], bool]) -> Take:
         """Return the shortest way of an event of streamll's own making: from its fields, as for `Hub.take`, to `put`.
@@ -219,7 +257,7 @@ class Pipeline:
         It is a closure, and does in one piece what `prepare` and `encode` do for events from elsewhere: nearly every
         event comes this way, and each call and each look-up on it would be paid for by the host.
         """
-        sensitive, limit, resource, encode = self._sensitive, self._limit, self._resource, codec.ENCODE[content_type]
+        sensitive, limit, resource, encode = self._rules, self._limit, self._resource, codec.ENCODE[content_type]
         harmless: Set[str] = frozenset() if sensitive is None else sensitive.harmless
 
         def take(
@@ -317,14 +355,27 @@ class Pipeline:
                     {},
                     priority,
                 )
-                return put(self._encode_any(event, content_type))
+                # Where texts are looked through, that has been done, or this would not have got here.
+                return put(self._encode_any(event, content_type, NOTHING_FOUND))
             except BufferFullError:
                 raise
             except Exception as error:  # whatever it is, the host is not to be hurt by it
                 self.note_defect(error)
                 return False
 
-        return take
+        if sensitive is None or sensitive.scanner is None:
+            return take
+
+        def take_otherwise(event: StreamllEvent, known: Known | None) -> bool:
+            try:
+                return put(self._encode_any(event, content_type, known))
+            except BufferFullError:
+                raise
+            except Exception as error:  # whatever it is, the host is not to be hurt by it
+                self.note_defect(error)
+                return False
+
+        return scanned(sensitive.scanner, limit, take, take_otherwise)
 
     def encode_note(self, note: StreamllEvent, content_type: str) -> Record:
         """Encode a sink's own word about its events: it is for a machine to read, so nothing is redacted or cut."""
@@ -332,33 +383,23 @@ class Pipeline:
 
     def _is_plain(self, event: StreamllEvent) -> bool:
         try:
-            # A subclass of str is refused too, such as a member of an enumeration: a record keeps its labels.
-            event_type = event.event_type
-            if not (
-                type(event_type) is type(event.event_id) is type(event.execution_id) is type(event.span_id) is str
-                and type(event.parent_span_id) is type(event.module_name) is type(event.method_name) is str
-                and type(event.operation) is type(event.level) is type(event.priority) is str
-                and event_type
-            ):
+            rules, limit = self._rules, self._limit
+            if not _has_plain_frame(event) or room_after(event.data, rules, limit) < 0:
                 return False
-            timestamp, data, tags = event.timestamp, event.data, event.tags
-            if type(timestamp) is not int or not 0 <= timestamp <= INT_MAX:
+            if not _are_plain(event.tags, rules, limit):
                 return False
-            # Whatever a user puts there, its truth is not asked for: that may be code, and raise.
-            if type(resource := event.resource) is not dict or type(extra := event.extra) is not dict:
-                return False
-            if resource or extra or type(data) is not dict or room_after(data, self._sensitive, self._limit) < 0:
-                return False
-            return _are_plain(tags, self._sensitive, self._limit)
+            return rules is None or rules.scanner is None or look_through(rules.scanner, event, limit) is NOTHING_FOUND
         except RuntimeError:  # a map changed its size meanwhile
             return False
 
     def _clean(self, event: StreamllEvent, budget: int, fair: bool = False) -> tuple[StreamllEvent, _Cleaning]:
         """The same event with encodable values only, and what was done to get there."""
-        cleaning = _Cleaning(self._sensitive, budget, fair)
+        cleaning = _Cleaning(self._rules, budget, fair)
         event = copy(event)
         for name in codec.LABELS:
-            setattr(event, name, cleaning.label(getattr(event, name), _LABEL_BOUND if fair else self._limit))
+            label = getattr(event, name)
+            if name not in IDS or not is_own_id(label):
+                setattr(event, name, cleaning.label(label, _LABEL_BOUND if fair else self._limit))
         event.event_type = event.event_type or "event"
         event.timestamp = cleaning.timestamp(event.timestamp)
         event.data = cleaning.map(event.data, "value")
@@ -390,7 +431,27 @@ class Pipeline:
         return smaller, payload, cleaning
 
 
-def _are_plain(tags: Any, sensitive: SensitiveKeys | None, limit: int) -> bool:
+def _has_plain_frame(event: StreamllEvent) -> bool:
+    """Return whether nothing is to be done to an event but, may be, to its data and tags."""
+    # A subclass of str is refused too, such as a member of an enumeration: a record keeps its labels.
+    event_type = event.event_type
+    if not (
+        type(event_type) is type(event.event_id) is type(event.execution_id) is type(event.span_id) is str
+        and type(event.parent_span_id) is type(event.module_name) is type(event.method_name) is str
+        and type(event.operation) is type(event.level) is type(event.priority) is str
+        and event_type
+    ):
+        return False
+    timestamp = event.timestamp
+    if type(timestamp) is not int or not 0 <= timestamp <= INT_MAX:
+        return False
+    # Whatever a user puts there, its truth is not asked for: that may be code, and raise.
+    if type(resource := event.resource) is not dict or type(extra := event.extra) is not dict:
+        return False
+    return not resource and not extra and type(event.data) is dict
+
+
+def _are_plain(tags: Any, sensitive: Rules | None, limit: int) -> bool:
     if type(tags) is not list and type(tags) is not dict:
         return False
     return not tags or room_after({"": tags}, sensitive, limit) >= 0
@@ -417,19 +478,21 @@ def _record(event: StreamllEvent, payload: bytes, content_type: str, poison: str
 class _Cleaning:
     """One event's way through `values.clean`, field by field, and the count of what was done."""
 
-    def __init__(self, sensitive: SensitiveKeys | None, budget: int, fair: bool) -> None:
+    def __init__(self, sensitive: Rules | None, budget: int, fair: bool) -> None:
         self._sensitive = sensitive
         self._budget = budget
         self._fair = fair
         self.stand_ins = 0
         self.redacted = 0
         self.cut = 0
+        self.found: Counter[str] = Counter()
 
     def clean(self, value: Any, budget: int) -> Any:
         result = clean(value, self._sensitive, budget, self._fair)
         self.stand_ins += result.stand_ins
         self.redacted += result.redacted
         self.cut += result.cut
+        self.found.update(result.found)
         return result.value
 
     def map(self, value: Any, name: str) -> dict[str, Any]:
@@ -465,6 +528,21 @@ class _Cleaning:
                     return ns
         self.stand_ins += 1
         return time_ns()
+
+
+def _rules_of(options: PipelineOptions) -> Rules | None:
+    """What is to be redacted; None when nothing is."""
+    if options.redact == "off":
+        return None
+    texts = options.redact == "full"
+    strategies = read_rules(options.redact_rules, options.redact_strategy, texts)
+    pseudonyms: Pseudonyms | None = None
+    if HASH in strategies.values():
+        from streamll.privacy.process_key import ProcessPseudonyms
+        from streamll.privacy.pseudonyms import Pseudonyms  # imports hashlib
+
+        pseudonyms = Pseudonyms(options.pseudonym_key) if options.pseudonym_key else ProcessPseudonyms()
+    return Rules(_names(options.redact_keys), _names(options.keep_keys), strategies, texts, pseudonyms)
 
 
 def describe_resource(options: PipelineOptions, environ: Mapping[str, str]) -> dict[str, Any]:

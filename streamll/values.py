@@ -1,8 +1,8 @@
-"""What becomes of a user's values before they are encoded: redacted by key, and made encodable.
+"""What becomes of a user's values before they are encoded: redacted, and made encodable.
 
 What belongs here: one pass over data that comes from the application, which never calls a `repr`, an attribute or any
 other code of an object that it meets (a `repr` may run a query), never follows a cycle, and never works longer than the
-size limit of an event makes worthwhile. What does not: which keys are secret (privacy.py), bytes (codec.py).
+size limit of an event makes worthwhile. What does not: which keys and texts are secret (privacy), bytes (codec.py).
 
 The usual types keep their meaning; anything else becomes its type's name in angle brackets, and is counted.
 """
@@ -12,40 +12,33 @@ from __future__ import annotations
 import sys
 import types
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import MAXYEAR, MINYEAR, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from itertools import islice
 from math import isfinite
 from pathlib import PosixPath, PurePath, PurePosixPath, PureWindowsPath, WindowsPath
-from sys import getsizeof
 from typing import Any, cast
 from uuid import UUID
 
 import msgspec
 
-from streamll.privacy import REDACTED, SensitiveKeys
+from streamll.plain import INT_MAX, INT_MIN
+from streamll.privacy.keys import REDACTED, SensitiveKeys
+from streamll.privacy.kinds import DROP, KEY, MARGIN
 
 MAX_DEPTH = 24
 """Levels of nesting kept; what is deeper becomes `<too deep>`."""
-
-INT_MIN, INT_MAX = -(2**63), 2**64 - 1
-"""What MessagePack can hold as an integer."""
-
-_FAST_DEPTH = 4
-_ITEM = 16
-"""About what an item takes beside its text; what counts is that it is something, so that no data is endless."""
-_NONE: frozenset[str] = frozenset()
-_DECIMAL_SIZE = 256
-"""The memory of a number of some hundred digits; a longer `Decimal` is not plain."""
 
 _KEY_DEPTH = 4
 _KEY_PARTS = 8
 """A tuple as a key is written in full only so far."""
 _PATHS = (PosixPath, WindowsPath, PurePosixPath, PureWindowsPath)
 _NO_VALUE = object()
+_DROPPED: Any = object()
+"""What is made of a value that goes, with its key."""
 
 # Looked up on `type` itself: a metaclass may answer for its classes with code of its own. For the same reason a class
 # is compared by `is` and looked up by its `id`, and an object's class is asked by `type`, never by `isinstance`.
@@ -53,89 +46,6 @@ _name_of: Callable[[type], str] = type.__dict__["__name__"].__get__
 _mro_of: Callable[[type], tuple[type, ...]] = type.__dict__["__mro__"].__get__
 _dict_of: Callable[[type], Any] = type.__dict__["__dict__"].__get__
 _struct_fields_of: Callable[[type], tuple[str, ...]] = type(msgspec.Struct).__dict__["__struct_fields__"].__get__
-
-
-def room_after(data: dict[Any, Any], sensitive: SensitiveKeys | None, room: int, depth: int = _FAST_DEPTH) -> int:
-    """Return what a map that can be encoded as it is leaves of the room: the test that nearly every event passes.
-
-    Args:
-        data: A map from the application.
-        sensitive: Decides which keys are secret; None when nothing is to be redacted.
-        room: How much the map's strings and items may be together, which bounds the work also where the same list
-            stands in many places.
-        depth: Levels of maps and lists inside that are looked at.
-
-    Returns:
-        Less than nothing when the map is too large or too deep, or something in it is to be replaced.
-
-    Raises:
-        RuntimeError: When another thread changes the size of the map meanwhile.
-    """
-    harmless = sensitive.harmless if sensitive is not None else _NONE
-    room -= len(data) * _ITEM
-    if room < 0:
-        return -1
-    for key, value in data.items():
-        if type(key) is not str:
-            return -1
-        if key not in harmless:
-            room -= len(key)  # one that is known is short
-            if sensitive is not None and sensitive(key):
-                return -1
-        kind = type(value)
-        if kind is str:
-            room -= len(value)
-        elif kind is int:
-            if value > INT_MAX or value < INT_MIN:
-                return -1
-        elif kind is bool or value is None:
-            pass
-        elif kind is float:
-            if not isfinite(value):
-                return -1
-        elif kind is dict:
-            if not depth:
-                return -1
-            room = room_after(value, sensitive, room, depth - 1)
-        elif kind is list or kind is tuple:
-            if not depth:
-                return -1
-            room = _plain_list(value, sensitive, room, depth - 1)
-        elif not _is_inert(value, kind):
-            return -1
-    return room
-
-
-def _plain_list(items: list[Any] | tuple[Any, ...], sensitive: SensitiveKeys | None, room: int, depth: int) -> int:
-    room -= len(items) * _ITEM
-    if room < 0:
-        return -1
-    for value in items:
-        kind = type(value)
-        if kind is str:
-            room -= len(value)
-        elif kind is int:
-            if not INT_MIN <= value <= INT_MAX:
-                return -1
-        elif kind is float:
-            if not isfinite(value):
-                return -1
-        elif kind is dict:
-            if not depth:
-                return -1
-            room = room_after(value, sensitive, room, depth - 1)
-        elif not _is_inert(value, kind):
-            return -1
-    return room
-
-
-def _is_inert(value: Any, kind: type) -> bool:
-    """Return whether a value that is short and has no parts can be encoded as it is."""
-    if value is None or kind is bool or kind is UUID or kind is date:
-        return True
-    if kind is datetime:
-        return value.tzinfo is None or type(value.tzinfo) is timezone
-    return kind is Decimal and getsizeof(value) <= _DECIMAL_SIZE
 
 
 @dataclass
@@ -147,12 +57,14 @@ class Cleaned:
         stand_ins: How many parts were replaced because they cannot be encoded.
         redacted: How many values stood under a sensitive key.
         cut: How many strings or collections were shortened, or left out, to keep the size.
+        found: How many other things were found and dealt with, by their kind.
     """
 
     value: Any
     stand_ins: int
     redacted: int
     cut: int
+    found: Mapping[str, int] = field(default_factory=dict)
 
 
 def clean(value: Any, sensitive: SensitiveKeys | None, budget: int, fair: bool = False) -> Cleaned:
@@ -160,13 +72,14 @@ def clean(value: Any, sensitive: SensitiveKeys | None, budget: int, fair: bool =
 
     Args:
         value: Anything; it is never changed.
-        sensitive: Decides which keys are secret; None when nothing is to be redacted.
+        sensitive: Decides what is secret; None when nothing is to be redacted.
         budget: About how many encoded bytes to make at most.
         fair: One string may use an eighth of the budget and one collection half of what is left of it, so that one
             long value does not push out the rest.
     """
     walk = _Walk(sensitive, budget, fair)
-    return Cleaned(walk.value(value, 0), walk.stand_ins, walk.redacted, walk.cut)
+    made = walk.value(value, 0)
+    return Cleaned("" if made is _DROPPED else made, walk.stand_ins, walk.redacted, walk.cut, walk.found)
 
 
 class _Walk:
@@ -174,6 +87,7 @@ class _Walk:
 
     def __init__(self, sensitive: SensitiveKeys | None, budget: int, fair: bool) -> None:
         self.sensitive = sensitive
+        self.scanner = sensitive.scanner if sensitive is not None else None
         self.budget = budget
         self.fair = fair
         self.longest = max(64, budget // 8) if fair else budget
@@ -181,6 +95,7 @@ class _Walk:
         self.stand_ins = 0
         self.redacted = 0
         self.cut = 0
+        self.found: dict[str, int] = {}
 
     def value(self, value: Any, depth: int) -> Any:
         self.budget -= 1
@@ -196,14 +111,34 @@ class _Walk:
 
     def stand_in(self, name: str) -> str:
         self.stand_ins += 1
-        return self.text(f"<{name}>")
+        return self.fit(f"<{name}>")
+
+    def room(self) -> int:
+        """How long a string may be."""
+        return min(self.longest, max(self.budget, 0))
+
+    def note(self, kinds: Iterable[str]) -> None:
+        for kind in kinds:
+            self.found[kind] = self.found.get(kind, 0) + 1
 
     def text(self, value: str) -> str:
-        room = min(self.longest, max(self.budget, 0))
+        """A text in which something private may stand: it is looked through before it is cut."""
+        room = self.room()
+        redacted = None if self.scanner is None else self.scanner.redact(value, room)
+        if redacted is None:
+            return self.fit(value)
+        self.note(redacted.found)
+        return _DROPPED if redacted.text is None else self.fit(redacted.text, max(0, len(value) - room))
+
+    def fit(self, value: str, left_out: int = 0) -> str:
+        """A text that has nothing private in it, or no more; what was left out of it before is said with the rest."""
+        room = self.room()
         if len(value) > room:
+            left_out += len(value) - room
+            value = value[:room]
+        if left_out:
             self.cut += 1
-            left_out = len(value) - room
-            value = f"{value[:room]}<{left_out} more>"
+            value = f"{value}<{left_out} more>"
         try:
             size = len(value) if value.isascii() else len(value.encode())
         except UnicodeEncodeError:  # lone surrogates, as in file names that are not UTF-8
@@ -213,8 +148,23 @@ class _Walk:
         self.budget -= size
         return value
 
+    def reach(self) -> slice:
+        """How much of bytes is looked at: one more than there is room for, and what may stand astride that place."""
+        return slice(self.room() + 1 + (0 if self.scanner is None else MARGIN))
+
     def binary(self, value: bytes) -> bytes:
-        room = min(self.longest, max(self.budget, 0))
+        room = self.room()
+        if self.scanner is not None:
+            try:
+                text, encoding = value.decode(), "utf-8"
+            except UnicodeDecodeError:
+                text, encoding = value.decode("latin-1"), "latin-1"
+            redacted = self.scanner.redact(text, room)
+            if redacted is not None:
+                self.note(redacted.found)
+                if redacted.text is None:
+                    return cast("bytes", _DROPPED)
+                value = redacted.text.encode(encoding, "replace")
         if len(value) > room:
             self.cut += 1
             value = value[:room]
@@ -244,18 +194,18 @@ class _Walk:
         plain = datetime(year, month, day, hour, minute, second, micro, zone if known else None, fold=fold)
         if not known:
             self.stand_ins += 1
-            return self.text(f"{plain.isoformat()} <{_name_of(type(zone))}>")
+            return self.fit(f"{plain.isoformat()} <{_name_of(type(zone))}>")
         if zone is not None and year in (MINYEAR, MAXYEAR):
             try:
                 plain.astimezone(timezone.utc)
             except OverflowError:  # in UTC it is in a year that there is not
-                return self.text(plain.isoformat())
+                return self.fit(plain.isoformat())
         return plain
 
     def clock(self, value: time) -> str:
         """A `time` without its time zone."""
         hour, minute, second = [field.__get__(value) for field in (time.hour, time.minute, time.second)]
-        return self.text(time(hour, minute, second, time.microsecond.__get__(value)).isoformat())
+        return self.fit(time(hour, minute, second, time.microsecond.__get__(value)).isoformat())
 
     def uuid(self, value: UUID) -> str:
         """A UUID's canonical form, from its number: `str` would ask a subclass for it."""
@@ -263,19 +213,18 @@ class _Walk:
         if type(number) is not int:
             return self.stand_in("UUID")
         digits = f"{number:032x}"
-        return self.text("-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])))
+        return self.fit("-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])))
 
     def path(self, value: PurePath) -> str:
         """A path; a subclass's only by its name, since all of a path is Python code that may be overridden."""
-        kind = type(value)
-        if any(kind is known for known in _PATHS):
+        if any(type(value) is known for known in _PATHS):
             return self.text(PurePath.__str__(value))
-        return self.stand_in(_name_of(kind))
+        return self.stand_in(_name_of(type(value)))
 
     def interval(self, value: range) -> str:
         """A `range`, as it is written."""
         if all(INT_MIN <= bound <= INT_MAX for bound in (value.start, value.stop, value.step)):
-            return self.text(str(value))
+            return self.fit(str(value))
         return self.stand_in("range")
 
     def member(self, value: Enum, depth: int) -> Any:
@@ -314,6 +263,7 @@ class _Walk:
         if taken is None:
             return self.stand_in("changing")
         out: dict[str, Any] = {}
+        dropped = 0
         floor = self.floor(depth)
         self.on_the_way.add(id(value))
         try:
@@ -321,24 +271,52 @@ class _Walk:
                 if self.budget <= floor:
                     break
                 name = self.name(key)
-                secret = self.sensitive is not None and self.sensitive(name)
-                name = self.text(name)
-                if name in out:  # "1" and 1, two that were cut, two stand-ins
-                    name = f"{name}'{len(out)}"
-                    while name in out:
-                        name += "'"
-                if secret:
-                    self.redacted += 1
-                    self.budget -= len(REDACTED)
-                    out[name] = REDACTED
+                if self.sensitive is not None and self.sensitive(name):
+                    dropped += not self.sensitive_entry(self.sensitive, out, name, item, depth)
+                    continue
+                name = self.free(out, name)
+                made = self.value(item, depth + 1)
+                if made is _DROPPED:
+                    dropped += 1
                 else:
-                    out[name] = self.value(item, depth + 1)
+                    out[name] = made
         finally:
             self.on_the_way.discard(id(value))
-        if len(out) < size:
+        missing = size - len(out) - dropped
+        if missing > 0:
             self.cut += 1
-            out["<cut>"] = f"<{size - len(out)} more>"
+            out["<cut>"] = f"<{missing} more>"
         return out
+
+    def free(self, out: dict[str, Any], name: str) -> str:
+        """The name under which a value goes: cut, and another one where it is taken: "1" and 1, two that were cut."""
+        name = self.fit(name)
+        if name in out:
+            name = f"{name}'{len(out)}"
+            while name in out:
+                name += "'"
+        return name
+
+    def sensitive_entry(self, rules: SensitiveKeys, out: dict[str, Any], name: str, item: Any, depth: int) -> bool:
+        """Put what may be shown of a key, and of what stands under it, into a map; false when that is nothing."""
+        verdict = rules.verdict(name, self.room())
+        self.note(verdict.found)
+        if verdict.kind == KEY:
+            self.redacted += 1
+        elif verdict.kind:
+            self.note((verdict.kind,))
+        if verdict.strategy == DROP:
+            return False
+        shown = self.free(out, verdict.name)
+        if verdict.kind:
+            out[shown] = made = rules.replacement(verdict, item)
+            self.budget -= len(REDACTED) * (len(made) if type(made) is list else 1)
+            return True
+        made = self.value(item, depth + 1)
+        if made is _DROPPED:
+            return False
+        out[shown] = made
+        return True
 
     def name(self, key: Any, depth: int = 0) -> str:
         """A key as text, not yet cut: whether it is secret is decided by all of it."""
@@ -357,6 +335,8 @@ class _Walk:
                 return bytes.decode(key, "utf-8", "backslashreplace")
             if base is tuple and depth < _KEY_DEPTH:
                 return ".".join([self.name(part, depth + 1) for part in islice(tuple.__iter__(key), _KEY_PARTS)])
+            if base is PurePath and any(kind is known for known in _PATHS):
+                return PurePath.__str__(key)
             if id(base) in _KEYS:
                 return str(self.value(key, MAX_DEPTH))
         return self.stand_in(_name_of(kind))
@@ -369,18 +349,24 @@ class _Walk:
         if taken is None:
             return self.stand_in("changing")
         out: list[Any] = []
+        dropped = 0
         floor = self.floor(depth)
         self.on_the_way.add(id(value))
         try:
             for item in taken:
                 if self.budget <= floor:
                     break
-                out.append(self.value(item, depth + 1))
+                made = self.value(item, depth + 1)
+                if made is _DROPPED:
+                    dropped += 1
+                else:
+                    out.append(made)
         finally:
             self.on_the_way.discard(id(value))
-        if len(out) < size:
+        missing = size - len(out) - dropped
+        if missing > 0:
             self.cut += 1
-            out.append(f"<{size - len(out)} more>")
+            out.append(f"<{missing} more>")
         return out
 
     def foreign(self, value: Any, kind: type, depth: int) -> Any:
@@ -449,15 +435,15 @@ _HANDLERS: dict[type, Callable[[_Walk, Any, int], Any]] = {
     str: lambda walk, value, _: walk.text(str.__str__(value)),
     int: lambda walk, value, _: walk.integer(int.__int__(value)),
     float: lambda walk, value, _: walk.number(float.__float__(value)),
-    complex: lambda walk, value, _: walk.text(complex.__repr__(value)),
-    bytes: lambda walk, value, _: walk.binary(bytes.__getitem__(value, slice(walk.longest + 1))),
-    bytearray: lambda walk, value, _: walk.binary(bytes(bytearray.__getitem__(value, slice(walk.longest + 1)))),
+    complex: lambda walk, value, _: walk.fit(complex.__repr__(value)),
+    bytes: lambda walk, value, _: walk.binary(bytes.__getitem__(value, walk.reach())),
+    bytearray: lambda walk, value, _: walk.binary(bytes(bytearray.__getitem__(value, walk.reach()))),
     memoryview: lambda walk, value, _: walk.stand_in("memoryview"),
     datetime: lambda walk, value, _: walk.moment(value),
-    date: lambda walk, value, _: walk.text(date.isoformat(value)),
+    date: lambda walk, value, _: walk.fit(date.isoformat(value)),
     time: lambda walk, value, _: walk.clock(value),
     timedelta: lambda walk, value, _: walk.number(timedelta.total_seconds(value)),
-    Decimal: lambda walk, value, _: walk.text(Decimal.__str__(value)),
+    Decimal: lambda walk, value, _: walk.fit(Decimal.__str__(value)),
     UUID: lambda walk, value, _: walk.uuid(value),
     PurePath: lambda walk, value, _: walk.path(value),
     Enum: lambda walk, value, depth: walk.member(value, depth),

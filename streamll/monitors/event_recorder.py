@@ -23,11 +23,12 @@ from streamll.monitors.budget import TRACER, budget
 from streamll.monitors.event_tracer_options import EventTracerOptions
 from streamll.monitors.outlet import withheld
 from streamll.monitors.traced_events import Memory, encode_fields
+from streamll.plain import room_after
 from streamll.privacy import REDACTED, SensitiveKeys
 from streamll.spans import Span, surroundings
 from streamll.spans import _outcome as outcome_of
 from streamll.tally import Tally
-from streamll.values import clean, room_after
+from streamll.values import clean
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -82,8 +82,8 @@ KEY_BOUND = 1024
 """The characters of a key that are looked at; what is longer is text rather than a name."""
 
 # A program has a few thousand different keys at most; one that makes keys up must not make this grow without end.
-_CACHE_BOUND = 4096
-_REMEMBERED = 256
+CACHE_BOUND = 4096
+REMEMBERED = 256
 
 
 def words_of(key: str) -> tuple[str, ...]:
@@ -114,9 +114,9 @@ class Verdict(NamedTuple):
 
 def _remember(found: set[str], text: str) -> None:
     """Put a short text into a set that is emptied when it has become large."""
-    if len(found) >= _CACHE_BOUND:
+    if len(found) >= CACHE_BOUND:
         found.clear()
-    if len(text) <= _REMEMBERED:
+    if len(text) <= REMEMBERED:
         found.add(text)
 
 

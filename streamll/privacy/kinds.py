@@ -36,6 +36,12 @@ redact: a word takes its place. hash: a keyed pseudonym does, so that what is eq
 goes, with its key. truncate: what is left is what says nothing alone, such as a card's last four digits; never anything of
 a secret.
 """
+MARGIN = 4096
+"""How many characters behind a cut are looked at, so that what stands astride it is seen whole."""
+
+BETWEEN = "\n\0\n"
+"""What keeps texts apart that are searched as one: no pattern goes across it, and lines begin and end there."""
+
 KEEP = "keep"
 """Not looked for."""
 

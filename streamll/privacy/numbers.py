@@ -39,7 +39,11 @@ _SAYS_PHONE = re.compile(
 _SAID = 32
 _PHONE_DIGITS = range(7, 16)
 
-_DATE = re.compile(r"(?:19|20)[0-9]{2}[\-/.][0-9]{1,2}[\-/.][0-9]{1,2}|[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![0-9])")
+_HARMLESS = re.compile(
+    r"(?:19|20)[0-9]{2}[\-/.][0-9]{1,2}[\-/.][0-9]{1,2}(?: [0-9]{2})?|[0-9]{1,3}(?:\.[0-9]{1,3}){2,3}"
+)
+"""Dates, with an hour perhaps, IP addresses and versions: most of what looks like more."""
+_SHORTEST_CARD = 13
 
 _CARD = re.compile(
     r"""
@@ -52,31 +56,34 @@ _CARD = re.compile(
     re.VERBOSE,
 )
 
-_ISSUERS: tuple[tuple[int, int, frozenset[int]], ...] = (
-    (4000, 4999, frozenset({13, 16, 19})),  # Visa
-    (5100, 5599, frozenset({16})),  # Mastercard
-    (2221, 2720, frozenset({16})),
-    (3400, 3499, frozenset({15})),  # American Express
-    (3700, 3799, frozenset({15})),
-    (6011, 6011, frozenset(range(16, 20))),  # Discover
-    (6440, 6599, frozenset(range(16, 20))),
-    (3000, 3059, frozenset(range(14, 20))),  # Diners Club
-    (3095, 3095, frozenset(range(14, 20))),
-    (3600, 3699, frozenset(range(14, 20))),
-    (3800, 3999, frozenset(range(14, 20))),
-    (3528, 3589, frozenset(range(16, 20))),  # JCB
-    (6200, 6299, frozenset(range(16, 20))),  # UnionPay
-    (8100, 8199, frozenset(range(16, 20))),
-    (2200, 2204, frozenset(range(16, 20))),  # Mir
-    (5018, 5018, frozenset(range(13, 20))),  # Maestro
-    (5020, 5020, frozenset(range(13, 20))),
-    (5038, 5038, frozenset(range(13, 20))),
-    (5893, 5893, frozenset(range(13, 20))),
-    (6304, 6304, frozenset(range(13, 20))),
-    (6759, 6759, frozenset(range(13, 20))),
-    (6761, 6763, frozenset(range(13, 20))),
+_ISSUERS: tuple[tuple[str, str, frozenset[int]], ...] = (
+    ("4000", "4999", frozenset({13, 16, 19})),  # Visa
+    ("5100", "5599", frozenset({16})),  # Mastercard
+    ("2221", "2720", frozenset({16})),
+    ("3400", "3499", frozenset({15})),  # American Express
+    ("3700", "3799", frozenset({15})),
+    ("6011", "6011", frozenset(range(16, 20))),  # Discover
+    ("6440", "6599", frozenset(range(16, 20))),
+    ("3000", "3059", frozenset(range(14, 20))),  # Diners Club
+    ("3095", "3095", frozenset(range(14, 20))),
+    ("3600", "3699", frozenset(range(14, 20))),
+    ("3800", "3999", frozenset(range(14, 20))),
+    ("3528", "3589", frozenset(range(16, 20))),  # JCB
+    ("6200", "6299", frozenset(range(16, 20))),  # UnionPay
+    ("8100", "8199", frozenset(range(16, 20))),
+    ("2200", "2204", frozenset(range(16, 20))),  # Mir
+    ("5018", "5018", frozenset(range(13, 20))),  # Maestro
+    ("5020", "5020", frozenset(range(13, 20))),
+    ("5038", "5038", frozenset(range(13, 20))),
+    ("5893", "5893", frozenset(range(13, 20))),
+    ("6304", "6304", frozenset(range(13, 20))),
+    ("6759", "6759", frozenset(range(13, 20))),
+    ("6761", "6763", frozenset(range(13, 20))),
 )
 """The first and last prefix of four digits, and the lengths."""
+
+_DOUBLED = str.maketrans("0123456789", "0246813579")
+"""The sum of the digits of twice a digit."""
 
 _IBAN = re.compile(r"[A-Z](?<![A-Za-z0-9][A-Z])[A-Z][0-9]{2}(?=((?:[ \-]?[A-Z0-9]){11,30}))")
 
@@ -108,21 +115,27 @@ _IBAN_LENGTHS: dict[str, int] = {
 
 
 def numbers(text: str) -> Iterator[Hit]:
-    """Find phone numbers and payment cards."""
+    """Find phone numbers, payment cards and IBANs."""
     for run in _RUN.finditer(text):
-        start, end = run.span()
-        # A sign or a bracket may stand before the run, and what stands behind it decides whether it is whole.
-        behind = min(end + 2, len(text))
+        if _HARMLESS.fullmatch(run[0]) is None:
+            yield from _in_run(text, *run.span())
+    yield from ibans(text)
+
+
+def _in_run(text: str, start: int, end: int) -> Iterator[Hit]:
+    # A sign or a bracket may stand before the run, and what stands behind it decides whether it is whole.
+    before, behind = max(start - 2, 0), min(end + 2, len(text))
+    if end - start >= _SHORTEST_CARD:
         for found in _CARD.finditer(text, start, behind):
             if is_card(found[0]):
                 yield *found.span(), "card"
-        before, seen = max(start - 2, 0), False
-        for found in _PHONE.finditer(text, before, behind):
-            if _is_phone(found[0]):
-                seen = True
-                yield *found.span(), "phone"
-        if not seen and _may_be_dialled(run[0]) and _SAYS_PHONE.search(text[max(start - _SAID, 0) : start]):
-            yield start, end, "phone"
+    seen = False
+    for found in _PHONE.finditer(text, before, behind):
+        if _is_phone(found[0]):
+            seen = True
+            yield *found.span(), "phone"
+    if not seen and _may_be_dialled(text[start:end]) and _SAYS_PHONE.search(text[max(start - _SAID, 0) : start]):
+        yield start, end, "phone"
 
 
 def ibans(text: str) -> Iterator[Hit]:
@@ -142,11 +155,10 @@ def ibans(text: str) -> Iterator[Hit]:
 def is_card(text: str) -> bool:
     """Return whether digits, with or without spaces and hyphens, are a card's: by issuer, length and Luhn's sum."""
     digits = text.replace(" ", "").replace("-", "")
-    prefix = int(digits[:4])
-    if not any(first <= prefix <= last and len(digits) in lengths for first, last, lengths in _ISSUERS):
+    if not any(first <= digits[:4] <= last and len(digits) in lengths for first, last, lengths in _ISSUERS):
         return False
-    doubled = sum(sum(divmod(2 * int(digit), 10)) for digit in digits[-2::-2])
-    return (doubled + sum(map(int, digits[-1::-2]))) % 10 == 0
+    doubled = digits[-2::-2].translate(_DOUBLED)
+    return sum(map(int, doubled + digits[-1::-2])) % 10 == 0
 
 
 def is_iban(text: str) -> bool:
@@ -177,4 +189,4 @@ def _is_phone(text: str) -> bool:
 
 
 def _may_be_dialled(text: str) -> bool:
-    return sum(map(str.isdigit, text)) in _PHONE_DIGITS and not _DATE.match(text)
+    return sum(map(str.isdigit, text)) in _PHONE_DIGITS

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
-from streamll.privacy.keys import KEY_BOUND, REDACTED, SensitiveKeys, Verdict, words_of
+from streamll.privacy.keys import CACHE_BOUND, KEY_BOUND, REDACTED, REMEMBERED, SensitiveKeys, Verdict, words_of
 from streamll.privacy.kinds import DROP, HASH, KEEP, KEY, KINDS, REDACT, USER_ID
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class Rules(SensitiveKeys):
         super().__init__(also, keep)
         self.strategies = strategies
         self._pseudonyms = pseudonyms
+        self._verdicts: dict[str, Verdict] = {}
         self._looks_for_secrets = strategies[KEY] != KEEP
         self._looks_for_users = strategies[USER_ID] != KEEP
         if texts:
@@ -75,6 +76,16 @@ class Rules(SensitiveKeys):
             key: The key, all of it.
             room: Characters of it that are wanted.
         """
+        verdict = self._verdicts.get(key)
+        if verdict is None:
+            verdict = self._find_verdict(key, room)
+            if not verdict.found and len(key) <= REMEMBERED:  # what is private in a key is not to be held here
+                if len(self._verdicts) >= CACHE_BOUND:
+                    self._verdicts.clear()
+                self._verdicts[key] = verdict
+        return verdict
+
+    def _find_verdict(self, key: str, room: int | None) -> Verdict:
         redacted = None if self.scanner is None else self.scanner.redact(key, room)
         name, found = (key, ()) if redacted is None else redacted
         if name is None:

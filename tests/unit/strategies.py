@@ -170,3 +170,46 @@ def spelled(draw: st.DrawFn, term: str) -> str:
 
 secret_keys = st.sampled_from(SENSITIVE_TERMS).flatmap(spelled)
 """Keys that name a secret."""
+
+FOUND_IN_TEXTS = {
+    "email": ("alice@example.com", "Ali.ce+tag@sub.example.co.uk", "alice%40example.com", "o'brien@example.ie"),
+    "phone": ("+1234567890", "123-456-7890", "(123) 456-7890", "+44 20 7123 4567", "+49 (0)30 1234567"),
+    "card": ("4111111111111111", "5500 0000 0000 0004", "3782-822463-10005", "6011111111111117"),
+    "iban": ("GB82WEST12345698765432", "DE89 3704 0044 0532 0130 00"),
+    "jwt": ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl",),
+    "aws_key": ("AKIA" + "QWERTYUIOPASDF23",),
+    "github_token": ("ghp_" + "a1B2" * 9,),
+    "private_key": ("-----BEGIN PRIVATE KEY-----\nMIIE\n-----END PRIVATE KEY-----",),
+    "url_credentials": ("app:hunter2",),
+    "credential": ("hunter2",),
+}
+"""By kind, what stands in texts that is to be found; the last two with `AROUND`."""
+
+AROUND = {"url_credentials": "postgres://{}@db/app", "credential": "password={}"}
+"""What makes of a word what it is."""
+
+
+@st.composite
+def _private_text(draw: st.DrawFn) -> str:
+    pieces = []
+    for kind in draw(st.lists(st.sampled_from(sorted(FOUND_IN_TEXTS)), max_size=3)):
+        found = draw(st.sampled_from(FOUND_IN_TEXTS[kind]))
+        pieces.append(AROUND.get(kind, "{}").format(found))
+        pieces.append(draw(st.sampled_from([" ", ", ", "\n", "; ", " \N{ZERO WIDTH SPACE}", " é "])))
+    return draw(st.text(max_size=4)) + " " + "".join(pieces) + draw(st.text(max_size=4))
+
+
+private_texts = _private_text()
+"""Texts with things to be found in them, next to each other and to anything."""
+
+private_maps = st.recursive(
+    st.dictionaries(
+        st.one_of(st.text(max_size=4), private_texts, st.sampled_from(["user_id", "userId", "password", "note"])),
+        st.one_of(private_texts, plain_scalars, private_texts.map(str.encode)),
+        max_size=4,
+    ),
+    lambda inner: st.dictionaries(
+        st.text(max_size=4), st.one_of(inner, st.lists(private_texts, max_size=3)), max_size=3
+    ),
+    max_leaves=5,
+)

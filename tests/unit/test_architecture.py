@@ -22,14 +22,16 @@ LOW = frozenset("models ids errors options privacy tally ranges sketch hub conte
 
 ARROWS: dict[str, frozenset[str]] = {
     **dict.fromkeys(LOW, LOW),
-    "values": LOW,
+    "plain": LOW,
+    "values": LOW | {"plain"},
+    "redaction": LOW | {"codec", "plain"},
     "codec": LOW,
     "propagation": LOW,
     "spans": LOW,
     "steps": LOW | {"spans"},
     "tracing": LOW | {"spans", "steps"},
     "sampling": LOW,
-    "pipeline": LOW | {"values", "codec", "sampling"},
+    "pipeline": LOW | {"values", "codec", "plain", "redaction", "sampling"},
     "delivery": frozenset({"models", "errors", "options", "ranges"}),
     "runtime": LOW | {"delivery"},
     "wire": frozenset({"models", "codec", "errors"}),
@@ -39,7 +41,7 @@ ARROWS: dict[str, frozenset[str]] = {
     "monitoring": LOW | {"api", "monitors", "views.summary", "runtime.fork", "runtime.leave"},
     "replay": LOW | {"codec", "delivery", "runtime", "brokers", "wire", "sinks", "consumers", "registry"},
     "views": LOW | {"codec", "values"},
-    "monitors": LOW | {"spans", "steps", "tracing", "propagation", "values", "runtime.fork", "runtime.wakeup"},
+    "monitors": LOW | {"spans", "steps", "tracing", "propagation", "plain", "values", "runtime.fork", "runtime.wakeup"},
     "integrations": LOW | {"spans", "tracing", "propagation"},
     "registry": frozenset({"errors", "options", "sinks.base"}),
     "api": LOW | {"pipeline", "sampling", "spans", "registry", "sinks.base", "runtime.leave", "runtime.executor"},
@@ -184,7 +186,7 @@ class TestArrows:
         [
             module
             for module in MODULES
-            if room(module) in ("codec", "privacy", "values", "plain", "wire", "views")
+            if room(module) in ("codec", "privacy", "values", "plain", "redaction", "wire", "views")
             and module != "streamll.privacy.process_key"
         ],
     )

@@ -29,7 +29,7 @@ from streamll.codec import (
 )
 from streamll.errors import DecodeError
 from streamll.models import SCHEMA_VERSION, StreamllEvent
-from streamll.values import INT_MAX, INT_MIN
+from streamll.plain import INT_MAX, INT_MIN
 from tests.unit.strategies import plain, plain_maps
 
 content_types = st.sampled_from([MSGPACK, JSON])

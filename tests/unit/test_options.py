@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import threading
 from typing import Any, ClassVar
 
@@ -62,7 +63,7 @@ def wrong_values(field: Field) -> list[object]:
         if kind == "int":
             wrong += [1.5, "1.5", "1e3", "1" + "0" * 5000]
     else:
-        wrong += [5, 1.5, True]
+        wrong += [5, 1.5, *([] if meta["spellings"] else [True])]
         if meta["choices"]:
             wrong += ["", "something else", meta["choices"][0].upper()]
     return wrong
@@ -82,7 +83,9 @@ class TestEveryOption:
             message = str(caught.value)
             assert message.startswith(f"{options.owner}option {field.name}="), message
             assert f": must be {allowed}" in message
-            if isinstance(value, (str, float, bool, type(None))):
+            if field.metadata["secret"]:
+                assert "=***: " in message
+            elif isinstance(value, (str, float, bool, type(None))):
                 assert f"={repr(value)[:50]}" in message
             elif not isinstance(value, int):
                 assert f"=a {type(value).__name__}: " in message
@@ -125,6 +128,48 @@ class TestEveryOption:
             options.from_mapping({field.name: value})
         except ConfigurationError as error:
             assert str(error).startswith(options.owner)  # noqa: PT017  # it may also be taken
+
+
+class TestRedaction:
+    @pytest.mark.parametrize(
+        ("given_", "expected"),
+        [
+            *((word, "keys") for word in (True, "true", "1", "yes", "On", "keys")),
+            *((word, "off") for word in (False, "false", "0", "no", "OFF", "off")),
+            ("full", "full"),
+        ],
+    )
+    def test_is_said_in_the_words_there_were_before_too(self, given_: Any, expected: str) -> None:
+        assert PipelineOptions(redact=given_).redact == expected
+        assert PipelineOptions.from_mapping({"redact": given_}).redact == expected
+
+    @pytest.mark.parametrize(
+        ("rules", "message"),
+        [
+            ("emial=hash", "there is no kind 'emial'; there are: key, user_id, "),
+            ("email=burn", "email may be redact, hash, drop, truncate or keep, not 'burn'"),
+            ("email", "email may be redact, hash, drop, truncate or keep, not ''"),
+        ],
+    )
+    def test_refuses_rules_that_mean_nothing(self, rules: str, message: str) -> None:
+        with pytest.raises(ConfigurationError, match=f"pipeline option redact_rules: {re.escape(message)}"):
+            PipelineOptions(redact="full", redact_rules=rules)
+
+    def test_refuses_a_rule_for_what_is_not_looked_for(self) -> None:
+        with pytest.raises(ConfigurationError, match="email is looked for with redact=full only"):
+            PipelineOptions(redact_rules="key=hash, email=hash")
+
+    def test_never_shows_the_key_of_pseudonyms(self) -> None:
+        key = "open sesame, open sesame"
+        options = PipelineOptions(pseudonym_key=key)
+        assert options.pseudonym_key == key
+        assert key not in repr(options)
+        assert options.given() == {}
+        assert key not in str(PipelineOptions.table())
+        for wrong in (key[:15], [key]):
+            with pytest.raises(ConfigurationError, match="pseudonym_key") as caught:
+                PipelineOptions(pseudonym_key=wrong)  # type: ignore[arg-type]  # one of them
+            assert key[:15] not in str(caught.value)
 
 
 class TestReading:

@@ -27,12 +27,27 @@ from streamll.models import NO_TAGS, Record, StreamllEvent
 from streamll.options import KIB, MIB, PipelineOptions
 from streamll.pipeline import WHOLE, Pipeline, PipelineStats
 from streamll.privacy import REDACTED
+from streamll.privacy.kinds import STRATEGIES
 from streamll.spans import span
 from tests.unit.here import the_same_hub_afterwards
 from tests.unit.hostile import armed, hostile_class
-from tests.unit.strategies import Level, Point, Size, Word, Zone, anything, plain_maps, secret_keys, texts
+from tests.unit.strategies import (
+    Level,
+    Point,
+    Size,
+    Word,
+    Zone,
+    anything,
+    plain_maps,
+    private_maps,
+    private_texts,
+    secret_keys,
+    texts,
+)
 
 CONTENT_TYPES = [codec.MSGPACK, codec.JSON]
+
+KEY = "a key of this test alone"
 
 content_types = st.sampled_from(CONTENT_TYPES)
 
@@ -580,7 +595,7 @@ class TestResource:
             assert codec.decode(pipeline.encode(event(), content_type).payload).resource["pid"] == os.getpid()
 
 
-labels = st.one_of(texts, st.sampled_from(["", "critical", "debug", Level.INFO, Word("word"), None, 5]))
+labels = st.one_of(texts, private_texts, st.sampled_from(["", "critical", "debug", Level.INFO, Word("word"), None, 5]))
 
 
 def into(made: list[Record]) -> Callable[[Record], bool]:
@@ -597,16 +612,22 @@ class TestStraight:
     """The short way of what streamll made itself does what the long way does."""
 
     @given(
-        data=plain_maps | st.dictionaries(texts, anything, max_size=3),
-        tags=st.just(NO_TAGS) | st.lists(texts, max_size=3) | st.dictionaries(texts, anything, max_size=2) | anything,
+        data=plain_maps | private_maps | st.dictionaries(texts, anything, max_size=3),
+        tags=st.just(NO_TAGS)
+        | st.lists(private_texts, max_size=3)
+        | st.lists(texts, max_size=3)
+        | st.dictionaries(texts, anything, max_size=2)
+        | anything,
         words=st.lists(labels, min_size=6, max_size=6),
         content_type=content_types,
-        redact=st.booleans(),
+        redact=st.sampled_from(["keys", "full", "off"]),
+        strategy=st.sampled_from(STRATEGIES),
     )
     def test_makes_the_same_record(
-        self, data: dict[Any, Any], tags: Any, words: list[Any], content_type: str, redact: bool
+        self, data: dict[Any, Any], tags: Any, words: list[Any], content_type: str, redact: str, strategy: str
     ) -> None:
-        straight, around = (Pipeline(PipelineOptions(redact=redact, max_event_bytes=KIB)) for _ in range(2))
+        options = PipelineOptions(redact=redact, redact_strategy=strategy, pseudonym_key=KEY, max_event_bytes=KIB)
+        straight, around = (Pipeline(options) for _ in range(2))
         event_type, module_name, method_name, operation, level, priority = words
         frame = ("e" * 32, "x" * 32, "s" * 16, "", 1_700_000_000_000_000_000)
         made: list[Record] = []

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamll.privacy.keys import _CACHE_BOUND, KEY_BOUND, SensitiveKeys, words_of
+from streamll.privacy.keys import CACHE_BOUND, KEY_BOUND, SensitiveKeys, words_of
 from tests.unit.strategies import secret_keys
 
 
@@ -127,7 +127,7 @@ class TestSensitive:
 class TestMemory:
     def test_decisions_are_remembered_up_to_a_bound(self) -> None:
         sensitive = SensitiveKeys()
-        for number in range(_CACHE_BOUND + 10):
+        for number in range(CACHE_BOUND + 10):
             assert not sensitive(f"k{number}")
         assert len(sensitive.harmless) == 10
 

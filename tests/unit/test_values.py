@@ -25,8 +25,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamll.plain import INT_MAX, INT_MIN, room_after
 from streamll.privacy import REDACTED, SensitiveKeys
-from streamll.values import INT_MAX, INT_MIN, MAX_DEPTH, Cleaned, clean, room_after
+from streamll.values import MAX_DEPTH, Cleaned, clean
 from tests.unit.hostile import armed, hostile_class
 from tests.unit.strategies import (
     Color,
