@@ -5,6 +5,8 @@ What belongs here: the order, and the statistics. What does not: running blocks 
 The noise of a shared machine comes in stretches that are longer than a block. So both blocks of a pair run one right after
 the other and only they are compared; which of the two is first, and which pair follows which, is drawn, each order as often
 as the other. A pair that something hit is far off, and a few are: the median of the pairs does not mind.
+
+What an arm does less often than once a block is in some blocks and not in others, as it should be: in which is drawn, too.
 """
 
 from __future__ import annotations
@@ -25,10 +27,12 @@ class Turn:
     Attributes:
         arm: What is compared with the plain block.
         plain_first: Whether the plain block is the first of the two.
+        phase: From 0 to 1: which part of a period, of whatever the arm does periodically, has passed when its block begins.
     """
 
     arm: str
     plain_first: bool
+    phase: float
 
 
 def in_turn(pairs: Mapping[str, int], seed: int) -> list[Turn]:
@@ -45,7 +49,7 @@ def in_turn(pairs: Mapping[str, int], seed: int) -> list[Turn]:
     turns: list[Turn] = []
     for arm, count in pairs.items():
         odd = random.random() < 0.5
-        turns += [Turn(arm, (number % 2 == 0) == odd) for number in range(count)]
+        turns += [Turn(arm, (number % 2 == 0) == odd, random.random()) for number in range(count)]
     random.shuffle(turns)
     return turns
 

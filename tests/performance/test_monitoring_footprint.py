@@ -40,7 +40,7 @@ def test_start_up_of_all_tools(race: Race, findings: Findings, quick: bool) -> N
 
 def test_memory_with_all_tools(race: Race, findings: Findings, quick: bool) -> None:
     findings.about("monitoring", "Memory of a process with all tools on (RSS)")
-    seconds, rounds = (0.2, 1) if quick else (2.0, 3)
+    seconds, rounds = (0.2, 1) if quick else (1.5, 3)
     ways = {"sink": "a sink alone", "everything": "all tools on"}
     laps = race({way: partial(program, "memory", seconds, way=way) for way in ways}, rounds, warm_up=0)
     note = f"interpreter included, a sink in memory, after {seconds:g} s of spans and events from four threads"
@@ -57,7 +57,7 @@ def test_memory_with_all_tools(race: Race, findings: Findings, quick: bool) -> N
 @pytest.mark.stress
 def test_growth_with_all_tools(race: Race, findings: Findings, redis_here: RedisServer, quick: bool) -> None:
     findings.about("monitoring", "A longer run with all tools on")
-    seconds = 1.5 if quick else 30.0
+    seconds = 1.5 if quick else 21.0
     urls = {way: f"{redis_here.url}?stream=growth-{way}&max_stream_length=10000" for way in ("sink", "everything")}
     arms = {way: partial(program, "grow", seconds, way=way, url=url) for way, url in urls.items()}
     laps = race(arms if not quick else {"everything": arms["everything"]}, 1, warm_up=0, subject="everything")

@@ -20,13 +20,16 @@ from tests.performance.workloads import PROGRAMS
 TITLE = "What monitoring adds to a program"
 HOW = (
     "Pairs of blocks of {seconds:g} s, one plain and one watched, both in one process, in an order that is drawn. A figure is the "
-    "median of the pairs, its interval that of a bootstrap (95 %). What is compared is the processor time of all threads together, "
-    "so what happens in the background counts too. Beginning to watch is not in it. The null arm compares the plain program "
+    "median of the pairs, its interval that of a bootstrap (95 %). The watched program has run for up to half a second before "
+    "its block; beginning to watch is not in it. What is compared is the processor time of all threads together, "
+    "so what happens in the background counts too. The null arm compares the plain program "
     "with itself: what it shows is the method's noise."
 )
 PACED = "sets its own pace: what is added is a share of one processor"
 PEERS = ("pyinstrument", "cprofile", "tracemalloc")
 TOOLS = ("sink", "profiler", "memory", "metrics", "loops")
+BLOCK = {False: 0.1, True: 0.04}
+"""Seconds that a block lasts: in a run that measures, and in one that is only a look."""
 SOME = ("nbody", "deltablue", "async_tree", "token_stream")
 """The programs that stand for the others where not all are measured: loops, calls, tasks, and events of its own."""
 
@@ -53,18 +56,29 @@ class Comparison:
     Args:
         children: What starts and ends it.
         program: Which of PROGRAMS.
-        seconds: How long a block is to last.
+        quick: Whether it is only a look.
+        seconds: How long a block is to last; else as long as BLOCK says.
         settings: For children/overhead.py.
     """
 
-    def __init__(self, children: Children, program: str, seconds: float, **settings: str) -> None:
+    def __init__(
+        self, children: Children, program: str, quick: bool, seconds: float | None = None, **settings: str
+    ) -> None:
         self._child = children.start("overhead", program=program, **settings)
-        found = self._child("calibrate", seconds=seconds)
+        self._longest = 0.1 if quick else 1.0
+        found = self._child("calibrate", seconds=seconds or BLOCK[quick])
         self._pieces, self.is_paced = found["pieces"], found["paced"]
 
-    def run(self, pairs: Mapping[str, int], size: float = 1.0) -> list[dict[str, Any]]:
-        """Run so many pairs of each way; `size` is that of their blocks, compared with what they are to be."""
-        turns = [(turn.arm, turn.plain_first) for turn in in_turn(pairs, seed=20)]
+    def run(self, pairs: Mapping[str, int], size: float = 1.0, at_once: bool = False) -> list[dict[str, Any]]:
+        """Run pairs of blocks.
+
+        Args:
+            pairs: How many, by how the program is watched.
+            size: Of the blocks, compared with what they are to be.
+            at_once: Whether the blocks come as soon as the program is watched, since nothing is periodical.
+        """
+        longest = 0.0 if at_once else self._longest
+        turns = [(turn.arm, turn.plain_first, turn.phase * longest) for turn in in_turn(pairs, seed=20)]
         done: list[dict[str, Any]] = self._child("run", turns=turns, pieces=max(1, round(self._pieces * size)))["pairs"]
         return done
 
@@ -103,10 +117,10 @@ def report(findings: Findings, program: str, added: Mapping[str, list[float]], n
 def test_overhead(race: Race, findings: Findings, children: Children, quick: bool, costs: Costs, program: str) -> None:
     need(program)
     findings.about("monitoring", f"{TITLE}: {program}")
-    seconds, pairs, peers = (0.04, 1, int(program in SOME)) if quick else (0.1, 28, 4)
-    watched = Comparison(children, program, seconds)
+    pairs, peers = (1, int(program in SOME)) if quick else (20, 3)
+    watched = Comparison(children, program, quick)
     (lap,) = race({"pairs": partial(watched.run, {"null": pairs, "everything": pairs})}, 1, warm_up=0)["pairs"]
-    others = watched.run(dict.fromkeys(PEERS, peers), size=0.5)
+    others = watched.run(dict.fromkeys(PEERS, peers), size=0.5, at_once=True)
     added = {**watched.added(lap.value), **watched.added(others)}
     costs.setdefault(program, {}).update(added)
     report(findings, program, added, PACED if watched.is_paced else "")
@@ -129,8 +143,8 @@ def test_overhead_with_redis(
 ) -> None:
     need(program)
     findings.about("monitoring", f"{TITLE}, its events going to Redis: {program}")
-    seconds, pairs = (0.04, 1) if quick else (0.1, 14)
-    watched = Comparison(children, program, seconds, url=f"{redis_here.url}?stream=watched-{program}")
+    pairs = 1 if quick else 10
+    watched = Comparison(children, program, quick, url=f"{redis_here.url}?stream=watched-{program}")
     (lap,) = race({"pairs": partial(watched.run, {"everything": pairs})}, 1, warm_up=0)["pairs"]
     added = watched.added(lap.value)
     costs.setdefault(program, {})["redis"] = added["everything"]
@@ -145,19 +159,19 @@ def test_long_blocks(race: Race, findings: Findings, children: Children, quick: 
     """What comes once a second or more rarely is in few short blocks, and at its beginning each tool does more than later."""
     need("deltablue")
     findings.about("monitoring", f"{TITLE}: deltablue, in long blocks")
-    seconds, pairs = (0.3, 1) if quick else (2.5, 6)
-    watched = Comparison(children, "deltablue", seconds)
+    seconds, pairs = (0.3, 1) if quick else (2.0, 5)
+    watched = Comparison(children, "deltablue", quick, seconds)
     (lap,) = race({"pairs": partial(watched.run, {"everything": pairs})}, 1, warm_up=0)["pairs"]
     report(findings, f"deltablue, blocks of {seconds:g} s", watched.added(lap.value))
     findings.say("To be compared with the same in short blocks; here the budget's controller has time to decide, too.")
 
 
-@pytest.mark.parametrize("program", SOME)
+@pytest.mark.parametrize("program", SOME[1:])
 def test_each_tool_alone(race: Race, findings: Findings, children: Children, quick: bool, program: str) -> None:
     need(program)
     findings.about("monitoring", f"What each tool adds by itself: {program}")
-    seconds, pairs = (0.04, 1) if quick else (0.1, 10)
-    watched = Comparison(children, program, seconds)
+    pairs = 1 if quick else 6
+    watched = Comparison(children, program, quick)
     (lap,) = race({"pairs": partial(watched.run, dict.fromkeys(TOOLS, pairs))}, 1, warm_up=0)["pairs"]
     report(findings, program, watched.added(lap.value), PACED if watched.is_paced else "")
 
@@ -177,7 +191,7 @@ def test_all_programs(race: Race, findings: Findings, quick: bool, costs: Costs)
     findings.row(
         "All tools on: the worst of them", [worst(groups)], "%", aim=Aim(at_most=5.0), interval=bootstrap(groups, worst)
     )
-    findings.say(HOW.format(seconds=0.04 if quick else 0.1))
+    findings.say(HOW.format(seconds=BLOCK[quick]))
     shown = {"everything": "all tools on", "redis": "all tools on, to Redis", "null": "null arm"}
     shown |= {peer: WAYS[peer][1] for peer in PEERS}
     findings.series["overhead"] = {

@@ -4,7 +4,8 @@ What belongs here: running the blocks. What does not: the program (workloads.py)
 order of the blocks and what they say (pairs.py, the tests).
 
 Both blocks of a pair run in this one process: two processes differ by a percent or more in where their memory lies alone.
-Beginning to watch and ending it is not in a block's time, one piece of the program between it and the block neither.
+Beginning to watch and ending it is not in a block's time. Between it and the block the program runs, watched, for part of
+PERIOD: else all that tools do at first, and each half second, would be in each block.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from time import perf_counter, process_time
 from tests.performance.child import Answer, Work, serve
 from tests.performance.watching import begin
 from tests.performance.workloads import PROGRAMS
+
+PERIOD = 0.5
+"""Seconds: as long as the longest time that a tool lets pass between two pieces of work that are worth measuring."""
 
 
 class Watched:
@@ -44,21 +48,34 @@ class Watched:
                 break
         return {"pieces": max(1, round(seconds / shortest)), "paced": self._program.is_paced}
 
-    def run(self, turns: Sequence[tuple[str, bool]], pieces: int) -> Answer:
-        """Run pairs of blocks: for each, seconds of processor time and by the wall, of the plain one and of the other."""
+    def run(self, turns: Sequence[tuple[str, bool, float]], pieces: int) -> Answer:
+        """Run pairs of blocks.
+
+        Args:
+            turns: Of each pair: how the program is watched, whether the plain block is first, and how much of PERIOD the
+                watched program has run before its block.
+            pieces: Of the program's work, in each block.
+
+        Returns:
+            Of each pair, for both blocks: seconds of processor time, and by the wall.
+        """
         pairs = []
-        for way, plain_first in turns:
-            order = ("null", way) if plain_first else (way, "null")
-            blocks = [self._block(one, pieces) for one in order]
-            plain, watched = blocks if plain_first else reversed(blocks)
+        for way, plain_first, phase in turns:
+            first = self._block("null" if plain_first else way, pieces, 0.0 if plain_first else phase)
+            second = self._block(way if plain_first else "null", pieces, phase if plain_first else 0.0)
+            plain, watched = (first, second) if plain_first else (second, first)
             pairs.append({"way": way, "plain": plain, "watched": watched})
         return {"pairs": pairs}
 
-    def _block(self, way: str, pieces: int) -> tuple[float, float]:
+    def _block(self, way: str, pieces: int, phase: float) -> tuple[float, float]:
         run = self._program.run
-        gc.collect()
         end = begin(way, self._url)
         try:
+            if way != "null":
+                until = perf_counter() + phase * PERIOD
+                while perf_counter() < until:
+                    run()
+            gc.collect()
             run()
             cpu, start = process_time(), perf_counter()
             for _ in range(pieces):
