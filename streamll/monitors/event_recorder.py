@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from streamll.context import SCOPE, Scope, current
+from streamll.errors import BufferFullError
 from streamll.hub import hub
 from streamll.ids import new_event_id, new_execution_id, new_span_id
 from streamll.models import DEBUG, NO_TAGS
@@ -126,36 +127,14 @@ class Recorder:
             self.tally.add(_KINDS.get(event_type, "event") if type(event_type) is str else "event")
             if self._options.retain:
                 ids = (event_id, scope.execution_id, scope.span_id, scope.parent_span_id)
-                self.memory.add(
-                    self._encode((event_type, operation, level, priority), ids, timestamp, monotonic_ns, thread, data)
-                )
+                fields = (event_type, *ids, timestamp, monotonic_ns, *thread, operation, level, priority, data)
+                self.memory.add(self._encode(fields))
             if not hub.active:
                 self.tally.add("inactive")
             elif type(priority) is str and priority == DEBUG and not budget.allowance.debug:
                 self.tally.add("debug")
                 withheld.add("debug")
-            else:
-                self._send(scope, event_type, event_id, timestamp, operation, level, data, priority)
-        except Exception:
-            self.tally.add("errors")
-            log.debug("an event was lost to an internal error", exc_info=True)
-        if is_measured:
-            budget.costs.charge(TRACER, (thread_time_ns() - began) * MEASURE_EVERY)
-        return event_id
-
-    def _send(
-        self,
-        scope: Scope,
-        event_type: str,
-        event_id: str,
-        timestamp: int,
-        operation: str,
-        level: str,
-        data: dict[Any, Any],
-        priority: str,
-    ) -> None:
-        try:
-            taken = hub.take(
+            elif not hub.take(
                 event_type,
                 event_id,
                 scope.execution_id,
@@ -169,30 +148,25 @@ class Recorder:
                 data,
                 NO_TAGS,
                 priority,
-            )
-        except Exception:  # a full buffer whose strategy is to raise: the sink has counted it
-            taken = False
-        if not taken:
+            ):
+                self.tally.add("refused")
+        except BufferFullError:  # the strategy is to raise, for `emit` to do; the sink has counted it
             self.tally.add("refused")
+        except Exception:
+            self.tally.add("errors")
+            log.debug("an event was lost to an internal error", exc_info=True)
+        if is_measured:
+            budget.costs.charge(TRACER, (thread_time_ns() - began) * MEASURE_EVERY)
+        return event_id
 
-    def _encode(
-        self,
-        labels: tuple[str, str, str, str],
-        ids: tuple[str, str, str, str],
-        timestamp: int,
-        monotonic_ns: int,
-        thread: tuple[int, str],
-        data: dict[Any, Any],
-    ) -> bytes:
-        """Make bytes of an event: as it is when nothing in it needs a change, as nearly always."""
+    def _encode(self, fields: tuple[Any, ...]) -> bytes:
+        """Make bytes of the fields of a `TracedEvent`: as they are when nothing needs a change, as nearly always."""
         limit = self._options.event_bytes
-        event_type, operation, level, priority = labels
+        event_type, *ids_and_times, thread_name, operation, level, priority, data = fields
         if type(event_type) is type(operation) is type(level) is type(priority) is str:
             try:
                 if room_after(data, self.sensitive, limit) >= 0:
-                    event = encode_fields(
-                        (event_type, *ids, timestamp, monotonic_ns, *thread, operation, level, priority, data)
-                    )
+                    event = encode_fields(fields)
                     if len(event) <= limit:
                         return event
             except Exception:  # noqa: S110  # lone surrogates, or another thread changes the data; the slow way looks
@@ -200,9 +174,9 @@ class Recorder:
         cleaned = clean(data, self.sensitive, limit, fair=True)
         for name in ("cut", "redacted", "stand_ins"):
             self.tally.add(name, getattr(cleaned, name))
-        event_type, operation, level, priority = (_label(each) for each in labels)
-        ids_and_more = (*map(_label, ids), timestamp, monotonic_ns, thread[0], _label(thread[1]))
-        return encode_fields((event_type, *ids_and_more, operation, level, priority, cleaned.value))
+        ids = [each if type(each) is int else _label(each) for each in ids_and_times]
+        labels = [_label(each) for each in (thread_name, operation, level, priority)]
+        return encode_fields((_label(event_type), *ids, *labels, cleaned.value))
 
 
 class TracerSpan(Span):
@@ -252,10 +226,16 @@ class TracerSpan(Span):
 
     def _end(self, ended: int, error: BaseException | None) -> None:
         scope, recorder = self._scope, self._recorder
-        if scope is None or not recorder.running or self._forks != recorder.generation:
-            return  # it is the parent process's, or of a time before the tracer was started anew
-        data = {**scope.attributes, **self._attributes, "duration_ns": ended - self._began}
-        self._report(scope, "span", "info" if error is None else outcome_of(error, data), data)
+        if scope is None or self._forks != recorder.generation:
+            return  # it is the parent process's, or was forgotten
+        if not recorder.running:
+            recorder.tally.add("abandoned_spans")
+            return
+        try:
+            data = {**scope.attributes, **self._attributes, "duration_ns": ended - self._began}
+            self._report(scope, "span", "info" if error is None else outcome_of(error, data), data)
+        except Exception:  # a stack too full for these calls
+            recorder.tally.add("errors")
 
     def _report(self, scope: Scope, event_type: str, level: str, data: dict[str, Any]) -> None:
         self._recorder.make(

@@ -46,11 +46,11 @@ class EventTracerStats:
         retained_bytes: The memory that those take.
         forgotten: How many had to give way to newer ones.
         not_sent: Events that are (or were) kept and went to no sink, by why: `inactive` (nothing is configured to receive
-            events), `refused` (no sink accepted it), `debug` (the budget had no room for it).
+            events), `refused` (no sink accepted it, or sampling left it out), `debug` (the budget had no room for it).
         not_made: Calls that made no event, by why: `stopped` (the tracer was not running), `muted` (on a worker thread of
             streamll).
         open_spans: Spans that were started by start_span and have not ended.
-        abandoned_spans: Such that were given up: too many were open, or the tracer was stopped.
+        abandoned_spans: Spans that were given up: too many were open, or the tracer was stopped before their end.
         unknown_spans: Ids given to end_span that are of no open span: never given out, ended before, or abandoned.
         watched: Attributes of living objects that are traced.
         unwatched: Attributes that were not, since too many are.

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 
 from streamll.api import emit
 from streamll.context import bind, execution, muted
-from streamll.errors import ConfigurationError
+from streamll.errors import BufferFullError, ConfigurationError
 from streamll.hub import hub
 from streamll.models import StreamllEvent
 from streamll.monitors import budget as budgets
@@ -135,7 +135,7 @@ class TestEvent:
 
     def test_a_sink_that_refuses_or_raises_is_counted_and_does_not_hurt(self, tracer: EventTracer) -> None:
         def full(_event: StreamllEvent) -> bool:
-            raise BufferError
+            raise BufferFullError("full")
 
         with hub.instead(full):
             assert tracer.trace_event("a")
@@ -266,9 +266,10 @@ class TestSpan:
         tracer = EventTracer(open_spans=2).start()
         first, second, third = (tracer.start_span(name) for name in "abc")
         assert [tracer.end_span(one) for one in (first, second)] == [False, True]
-        tracer.stop()
+        with tracer.span("open at the end"):
+            tracer.stop()
         stats = tracer.stats()
-        assert (stats.open_spans, stats.abandoned_spans, stats.spans) == (0, 2, 1)
+        assert (stats.open_spans, stats.abandoned_spans, stats.spans) == (0, 3, 1)
         assert tracer.start().end_span(third) is False
 
 
