@@ -62,13 +62,11 @@ class StreamllMiddleware:
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        connection = _KINDS.get(scope["type"]) if hub.active else None
-        if connection is None or self._settings.excludes(scope["path"]):
+        seen = self._look(scope, receive, send) if hub.active else None
+        if seen is None:
             await self.app(scope, receive, send)
             return
-        settings = self._settings
-        seen = connection(scope, receive, send, settings)
-        with settings.around(scope["headers"]), seen.span as span:
+        with self._settings.around(scope.get("headers")), seen.span as span:
             try:
                 await self.app(scope, seen.receive, seen.send)
             except Exception as error:
@@ -77,6 +75,15 @@ class StreamllMiddleware:
                 raise
             finally:
                 seen.leave()
+
+    def _look(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> _Connection | None:
+        connection = _KINDS.get(scope["type"])
+        try:
+            if connection is None or self._settings.excludes(scope["path"]):
+                return None
+            return connection(scope, receive, send, self._settings)
+        except Exception:  # a scope of another shape: whether it will do is for the application to say
+            return None
 
 
 class _Connection:
@@ -99,7 +106,7 @@ class _Connection:
         message = await self._receive()
         try:
             self._received(message["type"], message)
-        except Exception:  # noqa: S110  # a message of another shape: whether it will do is for the application to say
+        except Exception:  # noqa: S110  # a message of another shape, as above
             pass
         return message
 

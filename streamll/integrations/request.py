@@ -100,7 +100,8 @@ class RequestSpan(Span):
 
     def first_byte(self) -> None:
         """The first byte of the response's body is out."""
-        self._attributes.setdefault("first_byte_ns", perf_counter_ns() - self._began)
+        if self._scope is not None:  # else nothing is recorded
+            self._attributes.setdefault("first_byte_ns", perf_counter_ns() - self._began)
 
     def end(self) -> None:
         """The response is out: what the block does from now on is not part of the span."""

@@ -116,7 +116,7 @@ class _Request:
     def start_response(self, status: str, *args: Any, **named: Any) -> Callable[[bytes], object]:
         """The server's, seen."""
         write = self._start_response(status, *args, **named)
-        if status[:3].isdecimal():
+        if type(status) is str and status[:3].isdecimal():
             self.span.status(int(status[:3]))
 
         def counted(block: bytes) -> object:

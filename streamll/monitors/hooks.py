@@ -15,7 +15,7 @@ import functools
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from streamll.runtime.fork import tell_after_fork
 
@@ -95,8 +95,16 @@ class Hook:
 class Tool:
     """What is switched on and off, from any thread. It goes on also when nobody holds it any more."""
 
+    _started: ClassVar[list[Tool]] = []
+    """All that are switched on, in that order."""
+
     def __init__(self) -> None:
         self._running = False
+
+    @property
+    def leads(self) -> bool:
+        """Whether of those of its kind that are switched on it was the first: what all of them see, one tells."""
+        return next((one for one in self._started if type(one) is type(self)), self) is self
 
     @property
     def running(self) -> bool:
@@ -107,6 +115,7 @@ class Tool:
         """Begin, unless it has begun already."""
         if not self._running:
             self._running = True
+            self._started.append(self)
             self._begin()
         return self
 
@@ -114,6 +123,8 @@ class Tool:
         """End; what it has counted stays to be read."""
         if self._running:
             self._running = False
+            if self in self._started:
+                self._started.remove(self)
             self._end()
 
     def __enter__(self) -> Self:

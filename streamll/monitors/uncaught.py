@@ -67,8 +67,9 @@ class UncaughtStats:
     Attributes:
         events: So many became events, by kind: `main`, `thread`, `unraisable`, `loop`.
         left_out: So many did not, by reason: `asked` (the program was asked to end: KeyboardInterrupt, SystemExit),
-            `rate` (more than `per_minute`), `reentrant` (while its thread made an event of another), `muted` (on a
-            thread whose events are cut off), `refused`, `failed`.
+            `rate` (more than `per_minute`), `reentrant` (while its thread made an event of another), `twice` (by
+            another tool of this kind), `muted` (on a thread whose events are cut off), `refused` (by all sinks),
+            `failed`.
     """
 
     events: Mapping[str, int] = field(default_factory=dict)
@@ -79,7 +80,7 @@ class UncaughtCapture(Tool):
     """Makes an event of each error that nobody caught: event_type "error".
 
     Its data has `error` (type, message, stack), `uncaught` (where: "main", "thread", "unraisable" or "loop"), `thread`,
-    and a `message` where Python or asyncio has one. The level is "error"; of the main program's it is "critical", and so
+    and a `message` where Python or asyncio has one. (asyncio's: unless the program has silenced the logger "asyncio".) The level is "error"; of the main program's it is "critical", and so
     is the priority: it is delivered with all else at the interpreter's exit.
 
     Args:
@@ -173,6 +174,8 @@ class UncaughtCapture(Tool):
     def _take(self, kind: str, error: BaseException, traceback: TracebackType | None, message: str) -> str:
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             return "asked"
+        if not self.leads:
+            return "twice"
         if HERE.busy:
             return "reentrant"
         if current().muted:

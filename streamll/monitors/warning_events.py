@@ -41,7 +41,9 @@ class WarningsStats:
 
     Attributes:
         events: So many became events.
-        left_out: So many did not, by reason: `rate` (more than `per_minute`), `reentrant`, `muted`, `refused`, `failed`.
+        left_out: So many did not, by reason: `rate` (more than `per_minute`), `reentrant` (while its
+            thread made an event of another), `twice` (by another tool of this kind), `muted` (on a thread whose events
+            are cut off), `refused` (by all sinks), `failed`.
     """
 
     events: int = 0
@@ -110,6 +112,8 @@ class WarningsCapture(Tool):
             self._tally.add(self._take(message, filename, lineno))
 
     def _take(self, message: Warning | str, filename: str, lineno: int) -> str:
+        if not self.leads:
+            return "twice"
         if HERE.busy:
             return "reentrant"
         if current().muted:

@@ -147,6 +147,15 @@ def test_their_number_is_bounded_but_for_the_last(hooks: list[Any], events: list
     assert len(hooks) == 6
 
 
+def test_of_two_tools_one_tells(hooks: list[Any], events: list[StreamllEvent]) -> None:
+    with capture_uncaught() as first, capture_uncaught() as second:
+        sys.excepthook(OSError, OSError(), None)
+        first.stop()
+        sys.excepthook(OSError, OSError(), None)
+    assert (len(events), len(hooks)) == (2, 2)
+    assert second.report() == {"events": {"main": 1}, "left_out": {"twice": 1}}
+
+
 def test_a_text_that_fails_is_no_second_error(hooks: list[Any], events: list[StreamllEvent]) -> None:
     class Worse(Exception):
         def __str__(self) -> str:

@@ -23,7 +23,7 @@ TRACE_ID, PARENT_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = (b"traceparent", f"00-{TRACE_ID}-{PARENT_ID}-01".encode())
 
 
-def scope(kind: str = "http", path: str = "/items/7", **more: Any) -> dict[str, Any]:
+def scope(kind: str = "http", path: Any = "/items/7", **more: Any) -> dict[str, Any]:
     made = {"type": kind, "path": path, "query_string": b"token=abc", "headers": [(b"user-agent", b"test")]}
     return {**made, **({"method": "GET"} if kind == "http" else {}), **more}
 
@@ -196,6 +196,8 @@ class TestRequests:
         with hub.instead(lambda event: True):
             assert serve(sending(*messages), scope()) == messages
             assert serve(sending(*messages), scope("websocket")) == messages
+            for broken in ({"type": "http"}, scope(path=None), scope(headers=[("a", 1)]), scope(headers=5)):
+                assert serve(sending(*messages), broken, headers=["a"]) == messages
 
     def test_are_configured_with_words(self) -> None:
         with pytest.raises(TypeError, match="exclude"):

@@ -11,7 +11,7 @@ from wsgiref.validate import validator
 import pytest
 
 import streamll
-from streamll.context import current
+from streamll.context import current, muted
 from streamll.integrations.wsgi import WSGIMiddleware
 from streamll.models import StreamllEvent
 
@@ -194,3 +194,13 @@ def test_costs_nothing_while_nothing_is_configured(inactive: None) -> None:
 
     given = environ(), Server().start_response
     assert WSGIMiddleware(app)(*given) == given  # type: ignore[comparison-overlap]  # that they are passed on is the point
+
+
+def test_is_no_trouble_where_events_are_cut_off(events: list[StreamllEvent]) -> None:
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        ok(start_response)
+        yield b"a"
+
+    with muted():
+        assert list(WSGIMiddleware(app)(environ(), Server().start_response)) == [b"a"]
+    assert events == []
