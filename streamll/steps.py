@@ -199,7 +199,7 @@ def generator_function(begin: Callable[..., tuple[Any, Steps]], owned: bool = Tr
 
     def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         source, steps = begin(*args, **kwargs)
-        step = None if hasattr(source, "send") else source.__next__
+        step = None if isinstance(source, Generator) else source.__next__  # what has a `send` may be a connection
         sent: Any = None
         thrown: BaseException | None = None
         with steps:
@@ -232,7 +232,7 @@ def async_generator_function(begin: Callable[..., tuple[Any, Steps]], owned: boo
 
     async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         source, steps = begin(*args, **kwargs)
-        step = None if hasattr(source, "asend") else source.__anext__
+        step = None if isinstance(source, AsyncGenerator) else source.__anext__
         sent: Any = None
         thrown: BaseException | None = None
         with steps:

@@ -65,6 +65,9 @@ class _Listening:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
 
+    # For those who find a module's spec themselves, and look at what its loader is.
+    __class__ = property(lambda self: type(self._loader))
+
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         spec.loader = self._loader
         try:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import importlib.util
 import inspect
 import os
 import pickle
 import sys
 import threading
 from collections.abc import Iterator
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from random import Random
 from types import ModuleType
@@ -449,6 +451,16 @@ class TestTool:
         later.price(1)
         assert events == []
         assert made == (2 if sys.version_info >= (3, 12) else 1)  # a wrapper is not wrapped again
+
+    def test_who_looks_for_a_module_finds_what_there_is(self, shops: Shops) -> None:
+        name = shops.stock()
+        with AutoTracer(name):
+            spec: Any = importlib.util.find_spec(name)
+            assert isinstance(spec.loader, SourceFileLoader)
+            assert spec.loader.get_source(name) == SHOP
+            assert importlib.util.module_from_spec(spec).__spec__ is spec
+            with pytest.raises(ModuleNotFoundError):
+                importlib.import_module(f"{name}.missing")
 
     def test_does_nothing_while_nothing_is_configured(self, shops: Shops) -> None:
         shop = shops.open()

@@ -348,6 +348,30 @@ class TestSource:
         asyncio.run(asynchronously())
         assert events[1].level == "error"
 
+    def test_is_sent_nothing_by_us(self, events: list[StreamllEvent]) -> None:
+        class Connection:
+            """Whose `send` means something else."""
+
+            def __init__(self) -> None:
+                self.sent: list[Any] = []
+                self.left = 2
+
+            def __iter__(self) -> Connection:
+                return self
+
+            def __next__(self) -> int:
+                if not self.left:
+                    raise StopIteration
+                self.left -= 1
+                return self.left
+
+            def send(self, data: Any) -> None:
+                self.sent.append(data)
+
+        connection = Connection()
+        assert list(stream(connection, "read")) == [1, 0]
+        assert connection.sent == []
+
     def test_of_both_kinds_is_of_the_kind_it_is_used_as(self, events: list[StreamllEvent]) -> None:
         class Both:
             def __iter__(self) -> Iterator[int]:
