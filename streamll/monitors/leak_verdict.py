@@ -22,7 +22,7 @@ from itertools import pairwise
 from math import erfc, isnan, nan, sqrt
 from typing import Any, NamedTuple
 
-from streamll.monitors.memory_series import LEVELS, Point, Series
+from streamll.monitors.memory_series import BUCKETS, FOLD, LEVELS, Point, Series
 
 NONE, OBJECTS, NATIVE, RETENTION, CACHE, UNKNOWN = (
     *("none", "objects", "native", "allocator_retention", "bounded_cache", "unknown"),
@@ -41,9 +41,9 @@ ALPHA = 0.001
 Z_95 = 1.959964
 MIN_SHARE = 0.02
 CLEAR = 4.0
-OBVIOUS = 30.0
-"""Growth of so many times what the line leaves over is no chance product of neighbours that resemble each other: what
-is left over are then the bends of a line, which always do."""
+OBVIOUS = 12.0
+"""Growth of so many times what the line leaves over is no product of chance. What is left over are then the bends of a
+line, such as a leak has that follows the traffic of days and nights, and neighbours resemble each other in any bend."""
 
 QUARTER = 0.1
 """The least that a quarter of the window adds, as a share of what all add."""
@@ -226,8 +226,8 @@ def judge_series(series: Series, *, leak_after: float = 600.0, min_growth: float
     verdict = Verdict()
     for level in reversed(range(LEVELS)):
         points = [point for point in series.points(level) if not isnan(point.footprint)]
-        if len(points) < MIN_POINTS:
-            continue
+        if len(points) < (BUCKETS // FOLD if level else MIN_POINTS):
+            continue  # the level below shows all that there is, more finely
         seconds = points[-1].seconds - points[0].seconds
         if verdict.points and seconds < leak_after:
             break
@@ -363,8 +363,8 @@ def _what_grows(points: Sequence[Point], line: Trend, numbers: dict[str, Any]) -
     fit = line.tau * (1 - min(line.spread / growth, 1.0))
     blocks, in_use, retained = (_rise(points, name) for name in ("blocks", "in_use", "retained"))
     each = growth / blocks if blocks else nan
-    counts_blocks, knows_heap = bool(_known(points, "blocks")[0]), bool(_known(points, "in_use")[0])
-    if blocks >= FEW and each <= UNRELATED:
+    counted, knows_heap = _known(points, "blocks")[1], bool(_known(points, "in_use")[0])
+    if blocks >= FEW and each <= UNRELATED and not _is_steps(counted):
         kind, sure = OBJECTS, 1.0 if each <= BUFFER else 0.8
         words = f"Python objects: {blocks:,.0f} blocks more, {_size(each)} for each."
         if each > BUFFER:
@@ -372,7 +372,7 @@ def _what_grows(points: Sequence[Point], line: Trend, numbers: dict[str, Any]) -
     elif retained >= growth / 2 and in_use < growth / 4:
         kind, sure = RETENTION, min(1.0, retained / growth)
         words = f"the allocator keeps {_size(retained)} more that is free: fragmentation."
-    elif counts_blocks and knows_heap:
+    elif counted and knows_heap:
         kind, sure = NATIVE, 1.0 if in_use >= growth / 2 else 0.8
         from_where = "from malloc" if in_use >= growth / 2 else "not from malloc: mapped directly, or arenas half empty"
         words = f"native memory {from_where}; Python's own blocks do not grow along"

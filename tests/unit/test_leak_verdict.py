@@ -218,6 +218,13 @@ class TestAlarm:
         verdict = judge(window(lambda i, _: (i * 0.3 + (i > 26) * 0.5) * MIB, blocks=1 / 64, n=30))
         assert (verdict.kind, verdict.growing) == (OBJECTS, True)
 
+    def test_a_leak_that_follows_the_traffic_of_days_and_nights_is_found(self) -> None:
+        days = 3
+        verdict = judge(
+            window(lambda i, _: (i - 64 / days / math.tau * math.sin(i * math.tau * days / 64)) * MIB, in_use=1.0)
+        )
+        assert (verdict.kind, verdict.growing) == (NATIVE, True)
+
     def test_a_leak_under_a_saw_is_found(self) -> None:
         teeth = saw(4, 8)
         verdict = judge(window(lambda i, random: i * MIB + teeth(i, random), blocks=1 / 64))
