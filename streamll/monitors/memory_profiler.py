@@ -112,6 +112,8 @@ class MemoryProfiler:
             self._gc.start()
             self._begin(monotonic())
             agent.add(turns, self._look(monotonic()))
+            if self._turns is not turns:  # another thread has stopped it meanwhile
+                agent.remove(turns)
         return self
 
     def stop(self) -> None:

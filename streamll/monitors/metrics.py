@@ -133,6 +133,8 @@ class Metrics:
             hub.holders[self.registry.emit] = None
             self._due = monotonic() + self.options.interval
             agent.add(self, self._due)
+            if not self._running:  # another thread has stopped it meanwhile
+                agent.remove(self)
         return self
 
     def stop(self) -> None:
