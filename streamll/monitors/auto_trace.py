@@ -7,6 +7,7 @@ that. What does not: reading patterns (trace_patterns.py), finding functions (tr
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from collections.abc import Iterable, Mapping
@@ -17,9 +18,9 @@ from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from streamll.errors import ConfigurationError
-from streamll.models import NORMAL, PRIORITIES
+from streamll.models import DEBUG, NORMAL, PRIORITIES
 from streamll.monitors.agent import agent
-from streamll.monitors.budget import TRACER
+from streamll.monitors.budget import TRACER, budget
 from streamll.monitors.config import read_options
 from streamll.monitors.outlet import send
 from streamll.monitors.trace_imports import ImportWatch
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from typing_extensions import Self
+
+log = logging.getLogger("streamll")
 
 MONITORING, WRAPPING = "monitoring", "wrapping"
 ENGINES = ("auto", MONITORING, WRAPPING)
@@ -72,11 +75,16 @@ class AutoTracerOptions(OptionSet):
     max_functions: int = option(2000, "Functions that are traced, at most.", at_least=1, at_most=100_000)
     max_rate: int = option(
         1000,
-        "Calls of one function that are traced in a second; beyond, it is left alone for a second, and longer each time.",
+        "Calls of one function that are traced in a second, at most; beyond, it is left alone for a second, and longer each "
+        "time. Divided by 2, 4, ... 16 while monitoring costs more than it may.",
         at_least=1,
         at_most=1_000_000,
     )
-    priority: str = option(NORMAL, "The spans' priority.", choices=PRIORITIES)
+    priority: str = option(
+        NORMAL,
+        "The spans' priority; with debug, there are none while the budget has no room for them.",
+        choices=PRIORITIES,
+    )
     engine: str = option(
         "auto",
         "How: by sys.monitoring (Python 3.12 and later), by wrapping, or the first of them that can be had.",
@@ -189,6 +197,8 @@ class AutoTracer:
                     raise ConfigurationError(
                         "auto tracer option engine='monitoring': needs Python 3.12, and a tool id that is free"
                     )
+                if sys.version_info >= (3, 12):
+                    log.warning("automatic tracing wraps functions: other tools have the tool ids of sys.monitoring")
                 monitoring = None
             self._monitoring = monitoring
             self._wrapping = Wrapping(self.options.priority)
@@ -278,12 +288,17 @@ class AutoTracer:
             return min(self._second, now + self._pace)
 
     def _begin_second(self, now: float) -> None:
+        allowance = budget.allowance
+        bound = max(1, self.options.max_rate // allowance.sampling)
+        if self.options.priority == DEBUG and not allowance.debug:
+            bound = 0
         for name, rate in self._rates.items():
+            rate.bound = bound
             if rate.paused and name not in self._told:
                 self._told.add(name)
                 send(
                     "trace_paused",
-                    {"max_rate": rate.bound},
+                    {"max_rate": bound},
                     operation="streamll.auto_trace",
                     module_name=name[0],
                     method_name=name[1],

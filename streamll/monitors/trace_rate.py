@@ -19,6 +19,7 @@ class Rate:
         bound: Calls in a second.
 
     Attributes:
+        bound: As given; a new one holds from the next `tick` on.
         paused: Whether no call is to be traced.
         pauses: How often that began.
         calls: How many were let through.

@@ -27,6 +27,7 @@ from streamll.hub import hub
 from streamll.models import StreamllEvent
 from streamll.monitors.agent import agent
 from streamll.monitors.auto_trace import AutoTracer, AutoTracerOptions
+from streamll.monitors.budget import Allowance, budget
 from streamll.monitors.trace_wrapping import MEASURE_EVERY
 from streamll.spans import span
 from streamll.tracing import trace
@@ -353,6 +354,23 @@ class TestFunctions:
         assert [event.event_type for event in events] == ["span"] * 10 + ["trace_paused", "span"]
         assert (events[10].method_name, events[10].data["max_rate"]) == ("price", 10)
 
+    def test_are_traced_less_while_the_budget_is_short(
+        self, engine: str, shops: Shops, events: list[StreamllEvent], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shop = shops.open()
+        traced = []
+        for priority, allowance in (("normal", Allowance(sampling=4)), ("debug", Allowance(debug=False))):
+            with AutoTracer(shop.__name__, engine=engine, max_rate=20, priority=priority) as tracer:
+                agent.remove(tracer)
+                shop.price(1)
+                monkeypatch.setattr(budget, "allowance", allowance)
+                tracer.tick(0.0)
+                for _ in range(30):
+                    shop.price(1)
+                traced.append(tracer.stats().calls - 1)
+        assert traced == [5, 0]
+        assert [event.priority for event in events if event.event_type == "span"] == ["normal"] * 6 + ["debug"]
+
     def test_are_bounded_in_number(self, engine: str, shops: Shops, events: list[StreamllEvent]) -> None:
         shop = shops.open()
         with AutoTracer(shop.__name__, engine=engine, max_functions=3) as tracer:
@@ -436,10 +454,13 @@ class TestTool:
         tracer.reset()
         assert tracer.stats().calls == 0
 
-    def test_two_at_once_do_not_know_of_each_other(self, shops: Shops, events: list[StreamllEvent]) -> None:
+    def test_two_at_once_do_not_know_of_each_other(
+        self, shops: Shops, events: list[StreamllEvent], caplog: pytest.LogCaptureFixture
+    ) -> None:
         shop, name = shops.open(), shops.stock()
         first, second = AutoTracer(f"{shop.__name__},{name}").start(), AutoTracer([shop.__name__, name]).start()
         third = AutoTracer(shop.__name__).start()  # for whom no tool id is left
+        assert ("wraps functions" in caplog.text) is (sys.version_info >= (3, 12))
         later: Any = importlib.import_module(name)
         later.price(1)
         made = len(events)
