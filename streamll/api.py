@@ -256,6 +256,7 @@ def configure(
     with _configuring:
         old = _route
         _route = Route(pipeline, made)
+        hub.rules = pipeline.rules
         hub.is_sampled = pipeline.sampling.is_sampled if made and pipeline.sampling is not None else None
         if made:
             hub.fill(_route.dispatch, _route.take)

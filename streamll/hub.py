@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from streamll.models import NO_TAGS, StreamllEvent
+from streamll.privacy.keys import SensitiveKeys
 
 Dispatch = Callable[[StreamllEvent], bool]
 
@@ -50,6 +51,7 @@ class Hub:
             without arguments, each emits it.
         is_sampled: Whether an execution's events are sent, by its id and the W3C flags that came with it; None where all
             are.
+        rules: What is redacted, also of what a monitor keeps to itself or writes to a file; None when nothing is.
         sources: Numbers to be shown in `stats().monitoring`: what returns them, by name.
     """
 
@@ -63,6 +65,7 @@ class Hub:
         "frames",
         "holders",
         "is_sampled",
+        "rules",
         "sources",
         "take",
     )
@@ -71,6 +74,7 @@ class Hub:
         self.frames: dict[int, Any] | None = None
         self.flush: Flush = _nothing_to_flush
         self.holders: dict[Callable[[], None], None] = {}
+        self.rules: SensitiveKeys | None = SensitiveKeys()
         self.is_sampled: Callable[[str, str], bool] | None = None
         self.sources: dict[str, Callable[[], Any]] = {}
         self._tap: Tap | None = None

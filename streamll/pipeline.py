@@ -116,7 +116,7 @@ class Pipeline:
         self.options = options = options or PipelineOptions()
         self._before_send = tuple(before_send)
         self._limit = options.max_event_bytes
-        self._rules = _rules_of(options)
+        self.rules = _rules_of(options)
         self.sampling = Sampling.wanted(options)
         self.resource = describe_resource(options, environ or {})
         self._resource: dict[str, msgspec.Raw] = {}
@@ -229,7 +229,7 @@ class Pipeline:
 
     def _encode_redacted(self, event: StreamllEvent, content_type: str, known: Known | None) -> Record | None:
         """Encode an event to which nothing is to be done but to redact its data; None when there may be more to do."""
-        rules = self._rules
+        rules = self.rules
         if rules is None or not _has_plain_frame(event):
             return None
         try:
@@ -257,7 +257,7 @@ class Pipeline:
         It is a closure, and does in one piece what `prepare` and `encode` do for events from elsewhere: nearly every
         event comes this way, and each call and each look-up on it would be paid for by the host.
         """
-        sensitive, limit, resource, encode = self._rules, self._limit, self._resource, codec.ENCODE[content_type]
+        sensitive, limit, resource, encode = self.rules, self._limit, self._resource, codec.ENCODE[content_type]
         harmless: Set[str] = frozenset() if sensitive is None else sensitive.harmless
 
         def take(
@@ -383,7 +383,7 @@ class Pipeline:
 
     def _is_plain(self, event: StreamllEvent) -> bool:
         try:
-            rules, limit = self._rules, self._limit
+            rules, limit = self.rules, self._limit
             if not _has_plain_frame(event) or room_after(event.data, rules, limit) < 0:
                 return False
             if not _are_plain(event.tags, rules, limit):
@@ -394,7 +394,7 @@ class Pipeline:
 
     def _clean(self, event: StreamllEvent, budget: int, fair: bool = False) -> tuple[StreamllEvent, _Cleaning]:
         """The same event with encodable values only, and what was done to get there."""
-        cleaning = _Cleaning(self._rules, budget, fair)
+        cleaning = _Cleaning(self.rules, budget, fair)
         event = copy(event)
         for name in codec.LABELS:
             label = getattr(event, name)

@@ -25,7 +25,7 @@ from streamll.monitors.event_tracer_options import EventTracerOptions
 from streamll.monitors.outlet import withheld
 from streamll.monitors.traced_events import Memory, encode_fields
 from streamll.plain import room_after
-from streamll.privacy import REDACTED, SensitiveKeys
+from streamll.privacy.keys import SensitiveKeys
 from streamll.spans import Span, surroundings
 from streamll.spans import _outcome as outcome_of
 from streamll.tally import Tally
@@ -38,6 +38,9 @@ log = logging.getLogger("streamll")
 
 MEASURE_EVERY = 128
 """One call of so many is measured, and charged for all of them."""
+
+_LABEL = 1024
+"""About the longest label that is kept, in characters."""
 
 _KINDS = {"span": "span", "checkpoint": "checkpoint", "state_change": "state_change"}
 
@@ -64,7 +67,6 @@ class Recorder:
         generation: Changes when all is forgotten: what began before is not to be ended after.
         memory: What is kept.
         tally: How often what was done.
-        sensitive: Which keys name a secret; None when nothing is redacted.
     """
 
     def __init__(self, options: EventTracerOptions) -> None:
@@ -72,9 +74,6 @@ class Recorder:
         self.running = False
         self.generation = 0
         self.memory = Memory(options.retain, options.retain_bytes)
-        self.sensitive: SensitiveKeys | None = None
-        if options.redact:
-            self.sensitive = SensitiveKeys(_names(options.redact_keys), _names(options.keep_keys))
         self._calls = count()
         self.reset()
 
@@ -161,22 +160,24 @@ class Recorder:
 
     def _encode(self, fields: tuple[Any, ...]) -> bytes:
         """Make bytes of the fields of a `TracedEvent`: as they are when nothing needs a change, as nearly always."""
-        limit = self._options.event_bytes
+        limit, rules = self._options.event_bytes, hub.rules
         event_type, *ids_and_times, thread_name, operation, level, priority, data = fields
-        if type(event_type) is type(operation) is type(level) is type(priority) is str:
+        looks_at_texts = rules is not None and rules.scanner is not None
+        if type(event_type) is type(operation) is type(level) is type(priority) is str and not looks_at_texts:
             try:
-                if room_after(data, self.sensitive, limit) >= 0:
+                if room_after(data, rules, limit) >= 0:
                     event = encode_fields(fields)
                     if len(event) <= limit:
                         return event
             except Exception:  # noqa: S110  # lone surrogates, or another thread changes the data; the slow way looks
                 pass
-        cleaned = clean(data, self.sensitive, limit, fair=True)
-        for name in ("cut", "redacted", "stand_ins"):
-            self.tally.add(name, getattr(cleaned, name))
-        ids = [each if type(each) is int else _label(each) for each in ids_and_times]
-        labels = [_label(each) for each in (thread_name, operation, level, priority)]
-        return encode_fields((_label(event_type), *ids, *labels, cleaned.value))
+        cleaned = clean(data, rules, limit, fair=True)
+        self.tally.add("cut", cleaned.cut)
+        self.tally.add("stand_ins", cleaned.stand_ins)
+        self.tally.add("redacted", cleaned.redacted + sum(cleaned.found.values()))
+        ids = [each if type(each) is int else _label(each, rules) for each in ids_and_times]
+        labels = [_label(each, rules) for each in (thread_name, operation, level, priority)]
+        return encode_fields((_label(event_type, rules), *ids, *labels, cleaned.value))
 
 
 class TracerSpan(Span):
@@ -270,9 +271,18 @@ class Notice:
             data: dict[str, Any] = {"object": self._name, "object_id": self._object_id, "attribute": attribute}
             for key, value in (("old", old), ("new", new)):
                 if value is not UNSET:
-                    data[key] = REDACTED if recorder.sensitive is not None and recorder.sensitive(attribute) else value
+                    _put_as(attribute, key, value, data)
             recorder.trace("state_change", data, None, attribute)
         return True
+
+
+def _put_as(attribute: str, key: str, value: Any, data: dict[str, Any]) -> None:
+    """Put an attribute's value under another key, redacted as it would be under its own."""
+    rules = hub.rules
+    if rules is not None and rules(attribute):
+        data.update((key, redacted) for redacted in clean({attribute: value}, rules, _LABEL).value.values())
+    else:
+        data[key] = value
 
 
 def _are_same(old: Any, new: Any) -> bool:
@@ -285,10 +295,6 @@ def _are_same(old: Any, new: Any) -> bool:
 _COMPARABLE = frozenset({str, int, float, bool, bytes})
 
 
-def _label(value: Any) -> str:
-    label = clean(value, None, 1024).value
+def _label(value: Any, rules: SensitiveKeys | None) -> str:
+    label = clean(value, rules, _LABEL).value
     return label if type(label) is str else str(label)
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]

@@ -45,8 +45,8 @@ WATCHED_BOUND = 10_000
 class EventTracer:
     """Keeps what happens, in order, for `get_events`, and sends it out as events.
 
-    Each event goes two ways. It is kept here, within `retain` and `retain_bytes`, as it was in that moment: redacted by key
-    and encoded, so nothing that happens to the program's objects later changes it. And it goes where `configure()` has
+    Each event goes two ways. It is kept here, within `retain` and `retain_bytes`, as it was in that moment: redacted as
+    `configure()` says (before that, by sensitive keys), and encoded, so nothing that happens to the program's objects later changes it. And it goes where `configure()` has
     events go, if anywhere; how many wait there for delivery (`buffer_size`) has nothing to do with what is kept here.
 
     Nothing it does raises into the program, but wrong options and `trace_state` of what cannot be traced. It may be used

@@ -30,9 +30,6 @@ class EventTracerOptions(OptionSet):
     open_spans: int = option(
         10_000, "Spans begun by start_span that may be open; beyond that the oldest is given up.", at_least=1
     )
-    redact: bool = option(True, "Replace values under sensitive keys by `[redacted]` in what is kept, too.")
-    redact_keys: str = option("", "Further sensitive keys, separated by commas.")
-    keep_keys: str = option("", "Keys that are never redacted, separated by commas.")
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ class EventTracerStats:
         watched: Attributes of living objects that are traced.
         unwatched: Attributes that were not, since too many are.
         cut: Values that were shortened in what is kept, because the event was longer than event_bytes.
-        redacted: Values that stood under a sensitive key there.
+        redacted: Values and pieces of text that were made unreadable there.
         stand_ins: Values that could not be encoded and were replaced by a readable stand-in there.
         errors: Events lost to a defect of streamll; report it.
     """

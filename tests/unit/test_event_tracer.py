@@ -24,12 +24,19 @@ from streamll.monitors.budget import Allowance
 from streamll.monitors.event_recorder import MEASURE_EVERY
 from streamll.monitors.event_tracer import EventTracer
 from streamll.monitors.event_tracer_options import EventTracerOptions
-from streamll.privacy import REDACTED
+from streamll.options import PipelineOptions
+from streamll.pipeline import Pipeline
+from streamll.privacy import REDACTED, SensitiveKeys
 from streamll.spans import span
 from tests.unit.hostile import armed, hostile_class
 from tests.unit.strategies import anything
 
 pytestmark = pytest.mark.usefixtures("no_scope_left_behind")
+
+
+@pytest.fixture(autouse=True)
+def _as_before_configure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "rules", SensitiveKeys())
 
 
 @pytest.fixture
@@ -42,6 +49,7 @@ class Machine:
     def __init__(self) -> None:
         self.state: Any = "idle"
         self.password = "first"
+        self.user_id: int | None = None
 
 
 class TestEvent:
@@ -78,8 +86,8 @@ class TestEvent:
         first.data["a"] = "mine"
         assert tracer.get_events()[0].data == {"a": [1], "b": {"c": 2}}
 
-    def test_secrets_are_not_kept(self) -> None:
-        tracer = EventTracer(redact_keys="codename", keep_keys="token").start()
+    def test_secrets_are_not_kept(self, tracer: EventTracer, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(hub, "rules", Pipeline(PipelineOptions(redact_keys="codename", keep_keys="token")).rules)
         tracer.trace_event("login", {"password": "p", "codename": "c", "token": "t", "n": [{"api_key": "k"}]})
         assert tracer.get_events()[0].data == {
             "password": REDACTED,
@@ -88,9 +96,21 @@ class TestEvent:
             "n": [{"api_key": REDACTED}],
         }
         assert tracer.stats().redacted == 3
-        open_one = EventTracer(redact=False).start()
-        open_one.trace_event("login", {"password": "p"})
-        assert open_one.get_events()[0].data == {"password": "p"}
+        monkeypatch.setattr(hub, "rules", None)
+        tracer.trace_event("login", {"password": "p"})
+        assert tracer.get_events()[1].data == {"password": "p"}
+
+    def test_texts_are_looked_at_when_pipelines_do(self, tracer: EventTracer, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(hub, "rules", Pipeline(PipelineOptions(redact="full", pseudonym_key="k" * 16)).rules)
+        machine = Machine()
+        tracer.trace_state(machine, "user_id", "state")
+        tracer.trace_event("mail", {"text": "to ann@example.org"}, operation="to ann@example.org")
+        machine.user_id = 42
+        machine.state = "ann@example.org"
+        kept = [event.to_dict() for event in tracer.get_events()]
+        assert "ann" not in json.dumps([event["data"] for event in kept]) + kept[0]["operation"]
+        assert kept[1]["data"]["new"] not in (42, None)
+        tracer.stop()
 
     @settings(max_examples=50)
     @given(anything, anything)
@@ -381,8 +401,8 @@ class TestState:
 class TestTool:
     def test_options_in_every_way(self) -> None:
         assert EventTracer({"retain": 5}, retain=6).options.retain == 6
-        assert EventTracer(EventTracerOptions(retain=7), redact=False).options == EventTracerOptions(
-            retain=7, redact=False
+        assert EventTracer(EventTracerOptions(retain=7), open_spans=8).options == EventTracerOptions(
+            retain=7, open_spans=8
         )
         with pytest.raises(ConfigurationError, match="event tracer unknown option 'retian'; did you mean retain"):
             EventTracer(retian=5)
