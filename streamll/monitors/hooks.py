@@ -42,6 +42,7 @@ class Hook:
         self._seers: tuple[See, ...] = ()
         self._put: Callable[..., Any] | None = None
         self._before: Any = None
+        self._inherited = False
         self.after_fork_in_child()
         tell_after_fork(self)
 
@@ -61,7 +62,10 @@ class Hook:
         with self._lock:
             self._seers = tuple(one for one in self._seers if one != see)
             if not self._seers and self._put is not None and getattr(self._holder, self._name) is self._put:
-                setattr(self._holder, self._name, self._before)
+                if self._inherited:
+                    delattr(self._holder, self._name)
+                else:
+                    setattr(self._holder, self._name, self._before)
                 self._put = self._before = None
 
     def call(self, before: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -88,7 +92,7 @@ class Hook:
             return result
 
         functools.update_wrapper(hooked, before)
-        self._put, self._before = hooked, before
+        self._put, self._before, self._inherited = hooked, before, self._name not in vars(self._holder)
         setattr(self._holder, self._name, hooked)
 
 

@@ -1,10 +1,10 @@
 """The event loops that are made: whoever wants to know of them is told, also when asyncio is not imported yet.
 
-What belongs here: that. What does not: what is done with a loop (loop_watch.py).
+What belongs here: that, for the kinds of loop that are told apart by name. What does not: what is done with a loop
+(loop_watch.py).
 
-A loop of one of asyncio's kinds is made by `BaseEventLoop.__init__`, which is hooked rather than anything that stays on
-the stack while the loop runs, so that no traceback shows us. As long as asyncio is not imported, an import hook waits for
-the one module that defines it; it is in the way of no other import, and gone after that one.
+Making a loop is hooked, rather than anything that stays on the stack while it runs, so that no traceback shows us. As
+long as a module that defines a kind of loop is not imported, an import hook waits for it, and lets all others pass.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any
 
 from streamll.monitors.hooks import Hook
 
-_MODULE = "asyncio.base_events"
+_KINDS = {"asyncio.base_events": "BaseEventLoop", "uvloop": "Loop"}
+"""Where kinds of loop are defined, and the class that all of that kind are."""
 
 Born = Callable[[Any], None]
 
@@ -27,33 +28,33 @@ class Births:
 
     def __init__(self) -> None:
         self._told: tuple[Born, ...] = ()
-        self._hook: Hook | None = None
+        self._hooks: dict[str, Hook] = {}
         self._awaiting = _Awaiting(self._arrived)
 
     def add(self, told: Born) -> None:
         """Call `told` with every loop that is made from now on."""
         self._told = (*self._told, told)
-        if self._hook is not None:
-            self._hook.add(self._tell)
-        elif hasattr(sys.modules.get(_MODULE), "BaseEventLoop"):
-            self._arrived()
-        elif self._awaiting not in sys.meta_path:
+        for name in _KINDS:
+            self._arrived(name)
+        if len(self._hooks) < len(_KINDS) and self._awaiting not in sys.meta_path:
             sys.meta_path.insert(0, self._awaiting)
 
     def remove(self, told: Born) -> None:
         """Call it no more."""
         self._told = tuple(one for one in self._told if one != told)
         if not self._told:
-            if self._hook is not None:
-                self._hook.remove(self._tell)
+            for hook in self._hooks.values():
+                hook.remove(self._tell)
+            self._hooks = {}
             if self._awaiting in sys.meta_path:
                 sys.meta_path.remove(self._awaiting)
 
-    def _arrived(self) -> None:
-        if self._hook is None:
-            self._hook = Hook(sys.modules[_MODULE].BaseEventLoop, "__init__", after=True)
-        if self._told:
-            self._hook.add(self._tell)
+    def _arrived(self, name: str) -> None:
+        """A module was imported, or may have been."""
+        kind = getattr(sys.modules.get(name), _KINDS[name], None)
+        if kind is not None and self._told and name not in self._hooks:
+            self._hooks[name] = hook = Hook(kind, "__init__", after=True)
+            hook.add(self._tell)
 
     def _tell(self, loop: Any, *_: object, **__: object) -> None:
         for told in self._told:
@@ -61,21 +62,20 @@ class Births:
 
 
 class _Awaiting:
-    """An import hook that waits for one module, and calls a function when it has been imported."""
+    """An import hook that calls a function with the name of each module of loops that has been imported."""
 
-    def __init__(self, arrived: Callable[[], None]) -> None:
+    def __init__(self, arrived: Callable[[str], None]) -> None:
         self._arrived = arrived
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Find the module as anybody else would, and have its loader tell when it is there."""
-        if name != _MODULE:
+        if name not in _KINDS:
             return None
-        if self in sys.meta_path:
-            sys.meta_path.remove(self)
-        for finder in sys.meta_path:
-            spec = finder.find_spec(name, path, target) if hasattr(finder, "find_spec") else None
+        for finder in list(sys.meta_path):
+            found: Any = getattr(finder, "find_spec", None)
+            spec: ModuleSpec | None = found(name, path, target) if finder is not self and found is not None else None
             if spec is not None:
                 loader: Any = spec.loader
                 if loader is not None:
@@ -87,7 +87,7 @@ class _Awaiting:
         def exec_module(module: ModuleType) -> None:
             del loader.exec_module
             execute(module)
-            self._arrived()
+            self._arrived(module.__name__)
 
         return exec_module
 

@@ -61,7 +61,9 @@ class LoopOptions(OptionSet):
     interval: float = option(0.05, "How often a loop beats, and is looked at.", at_least=0.001, at_most=3600, unit="s")
     ongoing_after: float = option(5.0, "A block that lasts longer is told of while it does, once.", above=0, unit="s")
     per_minute: int = option(120, "Blocks that become events in a minute, at most.", at_least=1, at_most=1_000_000)
-    new_loops: bool = option(False, "Watch every loop that is made from now on, if it is one of asyncio's own kinds.")
+    new_loops: bool = option(
+        False, "Watch every loop of asyncio's own kinds, or of uvloop's, that is made from now on."
+    )
 
     def check(self) -> None:
         """Refuse an interval in which a block would go unseen."""

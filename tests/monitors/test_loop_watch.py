@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ import pytest
 import streamll
 from streamll.errors import ConfigurationError
 from streamll.models import StreamllEvent
+from streamll.monitors.loop_births import Births
 from streamll.monitors.loop_watch import LoopWatch, watch_loop
 from streamll.monitors.uncaught import running_loop
 from tests.fixtures.waiting import PATIENCE, wait_until
@@ -216,6 +219,7 @@ def test_what_cannot_be_watched_is_refused_when_it_is_set_up() -> None:
 PROGRAM = """
 import sys, time
 import streamll
+from streamll.monitors.loop_births import Births
 from streamll.monitors.loop_watch import LoopWatch
 watch = LoopWatch(threshold=0.04, interval=0.01, new_loops=True).start()
 assert "asyncio" not in sys.modules
@@ -248,3 +252,24 @@ def test_loops_of_a_program_that_imports_asyncio_later_are_found() -> None:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, env=environ)
     assert (done.stdout, done.returncode) == ("main\n", 0), done.stderr
+
+
+def test_loops_of_another_kind_are_found_where_that_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "uvloop.py").write_text("class Base:\n    pass\n\nclass Loop(Base):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "uvloop", raising=False)
+    finders = list(sys.meta_path)
+    told: list[Any] = []
+    births = Births()
+    births.add(told.append)
+    module = importlib.import_module("uvloop")
+    monkeypatch.setitem(sys.modules, "uvloop", module)
+    made = module.Loop()
+    assert told == [made]
+    births.remove(told.append)
+    module.Loop()
+    assert told == [made]
+    assert "__init__" not in vars(module.Loop)
+    assert sys.meta_path == finders
