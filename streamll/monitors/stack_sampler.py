@@ -155,7 +155,7 @@ class StackSampler:
     def _begin_anew(self) -> None:
         self._busy = threading.Lock()
         self._stacks.clear()
-        self._looks: dict[int, _Look] = {}
+        self._looks: dict[int, _Look]
         self._sites: dict[tuple[int, int], tuple[CodeType, int, bool]] = {}
         self._loop: CodeType | None = None
         self._loop_asked = 0
@@ -166,19 +166,27 @@ class StackSampler:
         self._seen_ns = self._own_ns = self._last_own_ns = 0
         self._ticks_then = 0
         self._blind = False
+        self._process_ns = 0  # of the runs before
+        self._baseline()
+
+    def _baseline(self) -> None:
+        """Take as given what threads have used by now."""
+        self._last = now = monotonic_ns()
         self._began_cpu = self._cpu_then = self._process_then = process_time_ns()
-        self._ended_cpu: int | None = None
-        self._last = monotonic_ns()
+        self._looks = {}
+        for ident in sys._current_frames():
+            look = self._looks[ident] = _Look(ident, now)
+            look.cpu = (look.clock and read_clock(look.clock)) or 0
 
     def start(self) -> None:
-        """Look from now on. In the main thread the timer is taken, where it may be had."""
+        """Look from now on; what was counted before is kept. In the main thread the timer is taken, where it may be had."""
         if self.running:
             return
         self._why = why_no_look()
         if self._why:
             log.warning("streamll samples no stacks: %s", self._why)
             return
-        self.reset()
+        self._baseline()
         self.running = True
         _want_frames(self)
         if self._by_signal and self.mode == "cpu":
@@ -190,7 +198,7 @@ class StackSampler:
         if not self.running:
             return
         self.running = False
-        self._ended_cpu = process_time_ns()
+        self._process_ns += process_time_ns() - self._began_cpu
         self._timer.disarm()
         agent.remove(self)
         _want_frames_no_more(self)
@@ -203,10 +211,6 @@ class StackSampler:
         busy = self._busy
         try:
             self._begin_anew()
-            now = monotonic_ns()
-            for ident in sys._current_frames():
-                look = self._looks[ident] = _Look(ident, now)
-                look.cpu = (look.clock and read_clock(look.clock)) or 0
         finally:
             busy.release()
 
@@ -226,7 +230,7 @@ class StackSampler:
 
     def stats(self) -> SamplerStats:
         """Return what it did, and what it could not see."""
-        cpu = (process_time_ns() if self._ended_cpu is None else self._ended_cpu) - self._began_cpu
+        cpu = self._process_ns + (process_time_ns() - self._began_cpu if self.running else 0)
         by_signal = self._timer.had
         return SamplerStats(
             way=SIGNAL if by_signal else AGENT if self.running else OFF,
