@@ -17,6 +17,7 @@ SHOWN = 15
 
 _LONGEST_NAME = 80
 _MOST_BLOCKERS = 3
+_LEAST_SHARE = 0.0005
 
 
 def format_run(report: Mapping[str, Any]) -> str:
@@ -67,7 +68,7 @@ def _operations(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _hot_spots(report: Mapping[str, Any]) -> Iterator[str]:
-    spots = report["hot_spots"]
+    spots = [spot for spot in report["hot_spots"] if spot["self_share"] >= _LEAST_SHARE]
     yield ""
     if not spots:
         yield "no samples: nothing ran for long enough"
@@ -81,11 +82,14 @@ def _hot_spots(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _memory(report: Mapping[str, Any]) -> Iterator[str]:
+    sizes = [
+        f"{report[name]:,.1f} MB at {when}"
+        for name, when in (("current_mb", "the end"), ("peak_mb", "most"))
+        if report[name] is not None
+    ]
+    sure = f" (confidence {report['confidence']:.0%})" if report["confidence"] else ""
     yield ""
-    yield (
-        f"memory: {report['current_mb']:,.1f} MB at the end, {report['peak_mb']:,.1f} MB at most; "
-        f"{neutral(str(report['verdict']))} (confidence {report['confidence']:.0%})"
-    )
+    yield f"memory: {', '.join(sizes) or 'not known here'}; {neutral(str(report['explanation']))}{sure}"
 
 
 def _loops(report: Mapping[str, Any]) -> Iterator[str]:
