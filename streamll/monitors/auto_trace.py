@@ -178,7 +178,8 @@ class AutoTracer:
             self._rates: dict[tuple[str, str], Rate] = {} if not self._running else self._rates
             for rate in self._rates.values():
                 rate.calls = rate.pauses = 0
-            self._beyond = self._unfinished = self._changed = self._errors = self._modules = 0
+            self._beyond = self._unfinished = self._changed = self._errors = 0
+            self._modules: set[str] = set()
             self._told: set[tuple[str, str]] = set()
 
     def start(self) -> Self:
@@ -226,6 +227,8 @@ class AutoTracer:
                 self._monitoring.stop()
                 self._unfinished += self._monitoring.unfinished
         agent.remove(self)
+        if self._running:
+            agent.add(self)  # another thread has started it meanwhile
 
     def __enter__(self) -> Self:
         return self.start()
@@ -248,7 +251,7 @@ class AutoTracer:
         with self._lock:
             if not self._running:
                 return
-            self._modules += 1
+            self._modules.add(name)
             for place in places(module):  # type: ignore[arg-type]  # as above
                 try:
                     self._trace(name, place)
@@ -318,7 +321,7 @@ class AutoTracer:
                 engine=self._engine,
                 functions=len(rates),
                 beyond=self._beyond,
-                modules=self._modules,
+                modules=len(self._modules),
                 calls=sum(rate.calls for rate in rates),
                 paused=sum(rate.paused for rate in rates) if self._running else 0,
                 pauses=sum(rate.pauses for rate in rates),

@@ -161,6 +161,8 @@ class Monitoring:
             span.__enter__()
             if span._token is not None:
                 self._open[id(sys._getframe(1))] = (watched, span)
+                if self._tool is None:  # it was stopped meanwhile
+                    self._give_up(watched)
         except Exception:  # noqa: S110  # a stack too full for these calls
             pass
 
