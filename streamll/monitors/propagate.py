@@ -13,7 +13,7 @@ import functools
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -200,8 +200,6 @@ class Propagator:
 
     def report(self) -> dict[str, Any]:
         """Return the same as a dict."""
-        from dataclasses import asdict
-
         return asdict(self.stats())
 
     def after_fork_in_child(self) -> None:
