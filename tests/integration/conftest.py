@@ -11,9 +11,30 @@ import pytest
 import redis
 
 from streamll.models import StreamllEvent
+from tests.fixtures.monitoring import (
+    event_tracer_config,
+    memory_profiler_config,
+    nothing_left_behind,
+    overhead_measurer,
+    performance_thresholds,
+    profiler_config,
+    stress_test_config,
+)
 from tests.fixtures.rabbitmq import RabbitMQEndpoint
 from tests.fixtures.redis import RedisEndpoint, connect
 from tests.fixtures.waiting import wait_until
+
+__all__ = [
+    "IntegrationTestBase",
+    "event_tracer_config",
+    "is_redis_available",
+    "memory_profiler_config",
+    "nothing_left_behind",
+    "overhead_measurer",
+    "performance_thresholds",
+    "profiler_config",
+    "stress_test_config",
+]
 
 
 class IntegrationTestBase:
@@ -61,6 +82,20 @@ def rabbitmq_connection(rabbitmq_server: RabbitMQEndpoint) -> Iterator[pika.Bloc
     yield connection
     if connection.is_open:
         connection.close()
+
+
+@pytest.fixture
+def bound_exchange(rabbitmq_connection: pika.BlockingConnection) -> Iterator[str]:
+    """An exchange with a queue of the same name bound to it, removed after the test."""
+    name = f"streamll-test-{uuid.uuid4().hex}"
+    channel = rabbitmq_connection.channel()
+    channel.exchange_declare(name, "topic", durable=True)
+    channel.queue_declare(name, exclusive=True)
+    channel.queue_bind(name, name, "#")
+    yield name
+    channel.exchange_delete(name)
+    channel.exchange_delete(f"{name}.dead-letter")
+    channel.queue_delete(f"{name}.dead-letter")
 
 
 @pytest.fixture
