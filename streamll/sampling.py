@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import cache
 from threading import Lock
 from time import monotonic_ns
 from typing import Any
@@ -64,9 +65,15 @@ def randomness_of(text: str) -> int:
 
 
 def _hash_of(text: str) -> int:
-    from hashlib import blake2b  # the constructor of `Sampling` has imported it
+    digest = _blake2b()(text.encode("utf-8", "surrogatepass"), digest_size=_RANDOM_BITS // 8).digest()
+    return int.from_bytes(digest, "big")
 
-    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_RANDOM_BITS // 8).digest(), "big")
+
+@cache
+def _blake2b() -> Callable[..., Any]:
+    import hashlib  # takes milliseconds
+
+    return hashlib.blake2b
 
 
 class Window:
@@ -158,8 +165,7 @@ class Sampling:
     """
 
     def __init__(self, options: PipelineOptions) -> None:
-        import hashlib  # noqa: F401  # takes milliseconds, which no event is to wait for
-
+        _blake2b()  # no event is to wait for its import
         self._threshold = threshold_of(options.sample_rate)
         self._slow = None if options.tail_slow is None else int(options.tail_slow * 1e9)
         self._alerts = frozenset(name.strip() for name in options.tail_types.split(",") if name.strip())
@@ -178,9 +184,8 @@ class Sampling:
         self.tally = Tally()
         # Where an id does not say it: others have decided, or something went wrong. The oldest give way.
         self._known: dict[str, bool] = {}
-        self._verdicts: dict[
-            str, bool
-        ] = {}  # so that not each event of an execution asks anew; may be emptied at any time
+        # So that not each event of an execution asks anew; it may be emptied at any time.
+        self._verdicts: dict[str, bool] = {}
         if self.window is not None:
             self.window.become_new()
 
