@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, signals
 from celery.contrib.testing.worker import start_worker
+from celery.exceptions import WorkerLostError
 
 import streamll
 from streamll.consumers import RedisConsumer
@@ -133,6 +134,18 @@ def test_revoked_ones_are_told_of(
     revoked = next(event for event in found.events if event.event_type == "task_revoked")
     assert (revoked.operation, revoked.execution_id) == (price.name, execution_id)
     assert revoked.data == {"task_id": result.id, "terminated": False, "expired": True}
+
+
+def test_a_run_whose_process_was_lost_is_an_error(
+    hook: CeleryHook, redis_server: RedisEndpoint, cleanup_stream: str
+) -> None:
+    with delivered(redis_server, cleanup_stream) as found:
+        lost = WorkerLostError("exited with signal 9")
+        signals.task_failure.send(sender=price, task_id="7", exception=lost, einfo=None)
+    (error,) = found.events
+    assert (error.event_type, error.operation, error.level) == ("error", "shop.price", "error")
+    assert (error.data["task_id"], error.data["error"]["message"]) == ("7", "exited with signal 9")
+    assert hook.stats().lost == 1
 
 
 def test_nothing_is_seen_before_and_afterwards(redis_server: RedisEndpoint, cleanup_stream: str) -> None:

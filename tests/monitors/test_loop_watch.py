@@ -126,6 +126,21 @@ def test_one_that_lasts_is_told_of_while_it_does(events: list[StreamllEvent]) ->
     assert over.data["samples"] >= ongoing.data["samples"]
 
 
+def test_more_than_are_wanted_in_a_minute_are_counted_only(events: list[StreamllEvent]) -> None:
+    async def main() -> LoopWatch:
+        with watch_loop(**QUICK, per_minute=1) as watch:
+            await beating(watch)
+            deadline = time.monotonic() + PATIENCE
+            while not watch.stats().rate and time.monotonic() < deadline:
+                block(0.06)
+                await asyncio.sleep(0.02)
+            return watch
+
+    stats = asyncio.run(main()).stats()
+    assert stats.blocked == stats.rate + 1
+    assert len(blocked(events)) == 1
+
+
 def test_several_loops_in_several_threads_are_told_apart(events: list[StreamllEvent]) -> None:
     watch = LoopWatch(**QUICK, new_loops=True).start()
 

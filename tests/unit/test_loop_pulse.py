@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from streamll.monitors.loop_pulse import MAX_FRAMES, Notes, Pulse, Seen
@@ -42,6 +42,7 @@ def test_lags_and_blocks_are_those_of_the_beats_between_pauses(beats: list[tuple
 
 
 @given(st.lists(st.integers(0, 3 * MAX_FRAMES), max_size=200))
+@example([*range(3 * MAX_FRAMES)])
 def test_notes_count_what_was_seen_most_within_bounds(frames: list[int]) -> None:
     notes = Notes(1.0)
     for n in frames:
