@@ -174,7 +174,8 @@ class GcWatch:
         Returns:
             The pauses, in order; empty when another thread does it at this moment.
         """
-        if not self._taking.acquire(blocking=False):
+        taking = self._taking  # `clear` puts another in its place
+        if not taking.acquire(blocking=False):
             return []
         try:
             pauses = list(self._read())
@@ -184,7 +185,7 @@ class GcWatch:
                 self._stats = self._sum_up()
             return pauses
         finally:
-            self._taking.release()
+            taking.release()
 
     def _read(self) -> Iterator[Pause]:
         wall = time_ns() - perf_counter_ns()
@@ -234,4 +235,6 @@ class GcWatch:
 
 
 def _count() -> int:
+    if not hasattr(gc, "callbacks"):
+        return 0
     return sum(each["collections"] for each in gc.get_stats())

@@ -308,9 +308,13 @@ def judge(points: Sequence[Point], *, min_growth: float = 4 * MIB, before: float
             return Verdict(CACHE, confidence=round(abs(line.tau) * (1 - slowing), 3), explanation=words, **numbers)
     overlooked = max(line.high, 0.0) * numbers["seconds"]
     confidence = wanted / max(overlooked, wanted)
-    words = "Steady: no growth beyond chance." if not line.rises else "Grew, but neither steadily nor by much."
-    if line.growth >= wanted and not isnan(before):
+    words = "Steady: no growth beyond chance."
+    if line.rises and line.growth < wanted:
+        words = f"Steady: {_size(line.growth)} more in all, which is little."
+    elif line.rises and not is_new:
         words = "Grew, but not beyond what it had before."
+    elif line.rises:
+        words = f"Grew by {_size(end - start)}, but in steps or by fits and starts, not steadily."
     return Verdict(NONE, confidence=round(confidence, 3), explanation=words, **numbers)
 
 

@@ -130,7 +130,9 @@ def allocated_blocks() -> int | None:
 
 def collections() -> list[dict[str, int]]:
     """What the garbage collector has done, by generation: `collections`, `collected`, `uncollectable`, and `waiting`,
-    its count of allocations (or of younger collections) since the last."""
+    its count of allocations (or of younger collections) since the last; empty where it has none (PyPy)."""
+    if not hasattr(gc, "callbacks"):
+        return []
     return [{**stats, "waiting": waiting} for stats, waiting in zip(gc.get_stats(), gc.get_count(), strict=False)]
 
 

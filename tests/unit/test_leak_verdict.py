@@ -197,7 +197,9 @@ class TestNoAlarm:
     @pytest.mark.parametrize("seed", range(20))
     def test_of_two_steps(self, seed: int) -> None:
         at = sorted(Random(seed).sample(range(8, 56), 2))
-        assert not judge(window(lambda i, _: 20 * MIB * sum(i > place for place in at))).growing
+        verdict = judge(window(lambda i, _: 20 * MIB * sum(i > place for place in at)))
+        assert not verdict.growing
+        assert "in steps" in verdict.explanation or "no growth" in verdict.explanation
 
     def test_of_growth_over_ground_that_the_program_had_before(self) -> None:
         points = window(leak(1.0, 1.0), blocks=1 / 64)
