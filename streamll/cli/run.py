@@ -32,6 +32,10 @@ from streamll.runtime.signals import stop_on_signal
 from streamll.views.run_report import format_run
 
 
+RUN_MEMORY = {"interval": 0.1, "warmup": 1.0, "leak_after": 60.0}
+"""A program that is run to be looked at may live for seconds: memory is read more often, and judged earlier."""
+
+
 class Interrupted(Exception):
     """Raised when Ctrl-C ended the program, which has been said: the interpreter is to end by that signal."""
 
@@ -84,7 +88,7 @@ def _run(arguments: argparse.Namespace, find: Callable[[], Program]) -> Any:
     watch = monitor(
         arguments.sink,
         profile=arguments.profile,
-        memory=arguments.memory,
+        memory=arguments.memory and RUN_MEMORY,
         trace=arguments.trace,
         overhead_target=arguments.overhead_target,
     )

@@ -83,7 +83,7 @@ def _hot_spots(report: Mapping[str, Any]) -> Iterator[str]:
 
 def _memory(report: Mapping[str, Any]) -> Iterator[str]:
     sizes = [
-        f"{report[name]:,.1f} MB at {when}"
+        f"{report[name]:,.1f} MiB at {when}"
         for name, when in (("current_mb", "the end"), ("peak_mb", "most"))
         if report[name] is not None
     ]
