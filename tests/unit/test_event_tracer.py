@@ -19,6 +19,7 @@ from streamll.errors import BufferFullError, ConfigurationError
 from streamll.hub import hub
 from streamll.models import StreamllEvent
 from streamll.monitors import budget as budgets
+from streamll.monitors import event_recorder as recorder
 from streamll.monitors import event_tracer as module
 from streamll.monitors.budget import Allowance
 from streamll.monitors.event_recorder import MEASURE_EVERY
@@ -310,6 +311,23 @@ class TestCheckpoint:
         assert tracer.analyze_flow(ids[1])["steps"] == 2
         assert tracer.analyze_flow("unknown")["found"] is False
         assert tracer.analyze_flow(tracer.get_events()[:2])["flows"] == 1
+
+    def test_a_clock_that_is_set_back_makes_no_time_negative(
+        self, tracer: EventTracer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        backwards = iter(range(10**18, 0, -(10**15)))
+        monkeypatch.setattr(recorder, "time_ns", backwards.__next__)
+        with tracer.span("work"):
+            for name in ("a", "b", "c"):
+                tracer.checkpoint(name)
+        kept = tracer.get_events()
+        assert kept[0].timestamp > kept[1].timestamp
+        answer = tracer.analyze_flow(expected=["a", "b", "c"])
+        assert (answer["missing"], answer["out_of_order"], answer["unfinished"]) == ({}, {}, [])
+        assert all(edge["total_ns"] > 0 for edge in answer["edges"])
+        tracer.export(tmp_path / "t.json", "chrome")
+        entries = json.loads((tmp_path / "t.json").read_text())["traceEvents"]
+        assert all(entry.get("ts", 0) >= 0 and entry.get("dur", 0) >= 0 for entry in entries)
 
     def test_read_back_elsewhere(self, events: list[StreamllEvent]) -> None:
         tracer = EventTracer().start()

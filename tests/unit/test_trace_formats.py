@@ -39,7 +39,7 @@ spans = st.lists(st.tuples(st.integers(1, 2), st.integers(0, 30), st.integers(0,
 
 
 class TestLanes:
-    @settings(max_examples=150)
+    @settings(max_examples=60)
     @given(spans)
     def test_in_each_one_spans_lie_within_each_other_or_apart(self, given_spans: list[tuple[int, int, int]]) -> None:
         lanes = lanes_of(given_spans)
