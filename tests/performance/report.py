@@ -224,7 +224,9 @@ def factor(ends: Sequence[float]) -> str:
         ends: The figure, and the ends of its interval.
     """
     number, low, high = ends
-    return f"{number:.3f}x ({low:.3f} to {high:.3f})" if number < 1.995 else f"{figure(number)}x"
+    if number >= 1.995:
+        return f"{figure(number)}x"
+    return f"{number:.3f}x ({low:.3f} to {high:.3f})" if low < high else f"{number:.3f}x"
 
 
 def overhead_table(findings: Findings) -> list[str]:

@@ -51,7 +51,7 @@ def overhead() -> Findings:
     findings.row("typical", [1.0, 1.2, 1.4], "%", aim=Aim(at_most=2), interval=sure)
     findings.series["overhead"] = {
         "nbody": {"ours": [1.012, 0.995, 1.025], "another": [2.9, 2.7, 3.1]},
-        "c_call": {"ours": [1.0, 1.0, 1.0]},
+        "c_call": {"ours": [1.0, 1.0, 1.0]},  # measured once
     }
     return findings
 
@@ -93,7 +93,7 @@ class TestReport:
 
     def test_what_monitoring_adds_is_a_table(self, tmp_path: Path) -> None:
         run = report.read(stored(tmp_path, overhead()))
-        rows = ["| nbody | 1.012x (0.995 to 1.025) | 2.90x |", "| c_call | 1.000x (1.000 to 1.000) |  |"]
+        rows = ["| nbody | 1.012x (0.995 to 1.025) | 2.90x |", "| c_call | 1.000x |  |"]
         for text in (report.markdown(run, {}), report.section(run)):
             assert "\n".join(["| program | ours | another |", "| --- | --- | --- |", *rows]) in text
         assert "| typical | 1.20 | 1.10 to 1.30 | -0.50 to 2.50 | % | at most 2% | pass |" in report.markdown(run, {})

@@ -53,7 +53,7 @@ class Watched:
 
         Args:
             turns: Of each pair: how the program is watched, whether the plain block is first, and how much of PERIOD the
-                watched program has run before its block.
+                program has run, watched, before its block; the null arm's too, so that all else is the same.
             pieces: Of the program's work, in each block.
 
         Returns:
@@ -71,10 +71,9 @@ class Watched:
         run = self._program.run
         end = begin(way, self._url)
         try:
-            if way != "null":
-                until = perf_counter() + phase * PERIOD
-                while perf_counter() < until:
-                    run()
+            until = perf_counter() + phase * PERIOD
+            while perf_counter() < until:
+                run()
             gc.collect()
             run()
             cpu, start = process_time(), perf_counter()
