@@ -7,6 +7,7 @@ often: theirs count up from a random start, which is as unlikely to clash and co
 from __future__ import annotations
 
 import os
+import re
 from itertools import count
 from random import Random
 
@@ -21,6 +22,13 @@ def _randbits(n: int) -> int:
 _next_event = count(_randbits(127)).__next__
 _next_span = count(_randbits(63) + 1).__next__
 _random_bits = Random(_randbits(256)).getrandbits  # noqa: S311  # an id is no secret; one from the system costs a microsecond
+
+_SHAPE = re.compile(r"[0-9a-f]{16}(?:\.?[0-9a-f]{16})?")
+
+
+def has_our_shape(label: str) -> bool:
+    """Return whether an id has the shape of those that are made here, which say nothing of anybody."""
+    return _SHAPE.fullmatch(label) is not None
 
 
 def new_event_id() -> str:

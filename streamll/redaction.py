@@ -6,13 +6,13 @@ or a text (privacy), and the longer way, which all other data take (values.py). 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from copy import copy
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from streamll.codec import LABELS
+from streamll.ids import has_our_shape
 from streamll.models import NO_TAGS, StreamllEvent
 from streamll.plain import FAST_DEPTH, INT_MAX, INT_MIN, ITEM, is_inert, texts_after
 from streamll.privacy.keys import SensitiveKeys
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from streamll.privacy.scanner import Redacted, Scanner
 
 IDS = frozenset({"event_id", "execution_id", "span_id", "parent_span_id"})
-_OWN_ID = re.compile(r"[0-9a-f]{16}(?:[0-9a-f]{16})?")
 
 Known = Mapping[str, "Redacted | None"]
 """Texts that were looked through, and what came of it; None where nothing is to be replaced."""
@@ -34,8 +33,8 @@ _DROPPED: Any = object()
 
 
 def is_own_id(label: Any) -> bool:
-    """Return whether a label has the form of the ids that are made here, which are not looked through: it says nothing."""
-    return type(label) is str and (not label or _OWN_ID.fullmatch(label) is not None)
+    """Return whether an id is not to be looked through: it is empty, or of our own making."""
+    return type(label) is str and (not label or has_our_shape(label))
 
 
 def look_through(scanner: Scanner, event: StreamllEvent, room: int) -> Known | None:

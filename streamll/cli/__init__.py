@@ -1,4 +1,5 @@
-"""The command line: `streamll run PROGRAM`, `streamll check URL...`, `streamll tail URL`, `streamll replay URL` and `streamll audit URL`.
+"""The command line: `streamll run PROGRAM`, `streamll check URL...`, `streamll tail URL`, `streamll replay URL`, `streamll audit URL`
+and `streamll scrub FILE`.
 
 What belongs here: finding the command, and turning every way in which one can end into an exit code and at most one
 line of words. What does not: what a command does, which is one file each.
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import streamll
-from streamll.cli import audit, check, replay, run, tail
+from streamll.cli import audit, check, replay, run, scrub, tail
 from streamll.cli.output import conceal, say
 from streamll.errors import ConfigurationError, StreamllError
 from streamll.views.line import neutral
@@ -74,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="streamll", description="Looks at where streamll sends events, and at the events there.")
     parser.add_argument("--version", action="version", version=f"streamll {streamll.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (run, check, tail, audit, replay):
+    for command in (run, check, tail, audit, replay, scrub):
         name = command.__name__.rpartition(".")[2]
         summary, _, _ = (command.__doc__ or "").partition("\n")
         own = commands.add_parser(

@@ -5,6 +5,7 @@ What belongs here: names, and reading them from an option. What does not: how a 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 KEY, USER_ID = "key", "user_id"
@@ -41,6 +42,9 @@ MARGIN = 4096
 
 BETWEEN = "\n\0\n"
 """What keeps texts apart that are searched as one: no pattern goes across it, and lines begin and end there."""
+
+REPLACED = re.compile(r"\[(?:redacted:[a-z_]+|[a-z_]+:[0-9a-f]{16}|[a-z_]+…)\]")
+"""What takes the place of what was found in a text, and is not to be found itself."""
 
 KEEP = "keep"
 """Not looked for."""

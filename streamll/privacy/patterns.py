@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
+from streamll.privacy.kinds import REPLACED
 from streamll.privacy.numbers import Hit
 
 # What stands before the `@`, in a text that is turned round: so the search begins with the `@`, which is quick.
@@ -125,6 +126,8 @@ def logins_in_urls(text: str) -> Iterator[Hit]:
     """Find user and password in URLs, or what stands in their place and is as long as a token."""
     for found in _LOGIN_IN_URL.finditer(text):
         _, colon, password = found[1].partition(":")
+        if REPLACED.fullmatch(found[1]):
+            continue
         if password or (not colon and len(found[1]) >= _AS_LONG_AS_A_TOKEN):
             yield *found.span(1), "url_credentials"
 
@@ -173,7 +176,7 @@ def credentials(text: str, is_secret: Callable[[str], bool]) -> Iterator[Hit]:
         for found in pattern.finditer(text):
             group = found.lastindex or 0
             word = found[group].lower().strip("[](){}<>*.")
-            if word and word not in _NO_SECRETS and not word.startswith("redacted:") and is_secret(found[1]):
+            if word and word not in _NO_SECRETS and not REPLACED.fullmatch(found[group]) and is_secret(found[1]):
                 yield *found.span(group), "credential"
     if "earer" in text or "EARER" in text:
         for found in _BEARER.finditer(text):

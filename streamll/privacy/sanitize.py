@@ -11,7 +11,7 @@ from typing import Any
 
 from streamll.privacy.folding import folded
 from streamll.privacy.keys import REDACTED
-from streamll.privacy.kinds import DROP, KEY, read_rules
+from streamll.privacy.kinds import DROP, KEY, REDACT, read_rules
 from streamll.privacy.numbers import numbers
 from streamll.privacy.patterns import emails
 from streamll.privacy.process_key import ProcessPseudonyms
@@ -20,6 +20,12 @@ from streamll.privacy.rules import Rules, text_of
 
 MAX_DEPTH = 64
 """Levels of nesting that are looked into; what is deeper is replaced."""
+
+TOO_DEEP = "too_deep"
+"""The kind that is told of then."""
+
+DROPPED: Any = object()
+"""What `Sanitizer.value` returns when nothing is to be left of a value."""
 
 Path = tuple[str, ...]
 Note = Callable[[Path, str, str, int], None]
@@ -106,11 +112,14 @@ class Sanitizer:
         for key, value in data.items():
             if not isinstance(key, str) or not rules(key):
                 item = self.value(value, (*path, str(key) if isinstance(key, (str, int)) else type(key).__name__))
-                if item is not _DROPPED:
+                if item is not DROPPED:
                     made[key] = item
                 continue
             verdict = rules.verdict(key)
-            here = (*path, verdict.name)
+            if verdict.kind == KEY and isinstance(value, str) and value == REDACTED and not verdict.found:
+                made[key] = value  # it was redacted before
+                continue
+            here = (*path, verdict.name if verdict.found else key)
             for kind in verdict.found:
                 self._note(here, kind, rules.strategies[kind], 0)
             if verdict.kind:
@@ -118,28 +127,29 @@ class Sanitizer:
             if verdict.strategy == DROP:
                 continue
             item = rules.replacement(verdict, value) if verdict.kind else self.value(value, here)
-            if item is not _DROPPED:
-                made[_free(verdict.name, made, data)] = item
+            if item is not DROPPED:
+                made[verdict.name if verdict.name == key else _free(verdict.name, made, data)] = item
         return made
 
     def value(self, value: Any, path: Path = ()) -> Any:
-        """Return a value without what is private; `_DROPPED` when nothing is to be left of it."""
+        """Return a value without what is private; `DROPPED` when nothing is to be left of it."""
         if isinstance(value, str):
             return self._text(value, path)
         if isinstance(value, (bytes, bytearray)):
             text = value.decode("utf-8", "surrogateescape")
             clean = self._text(text, path)
-            return value if clean is text else clean if clean is _DROPPED else clean.encode("utf-8", "surrogateescape")
+            return value if clean is text else clean if clean is DROPPED else clean.encode("utf-8", "surrogateescape")
         if not isinstance(value, (Mapping, list, tuple, Set)):
             return value
         if len(path) >= MAX_DEPTH or id(value) in self._on_the_way:
+            self._note(path, TOO_DEEP, REDACT, 0)
             return REDACTED
         self._on_the_way.add(id(value))
         try:
             if isinstance(value, Mapping):
                 return self.map(value, path)
             made = [self.value(item, (*path, str(number))) for number, item in enumerate(value)]
-            made = [item for item in made if item is not _DROPPED]
+            made = [item for item in made if item is not DROPPED]
             return made if isinstance(value, list) else tuple(made) if isinstance(value, tuple) else _set_of(made)
         finally:
             self._on_the_way.discard(id(value))
@@ -153,10 +163,7 @@ class Sanitizer:
             return text
         for start, end, kind in scanner.spans(text):
             self._note(path, kind, self._rules.strategies[kind], end - start)
-        return _DROPPED if redacted.text is None else redacted.text
-
-
-_DROPPED: Any = object()
+        return DROPPED if redacted.text is None else redacted.text
 
 
 def _free(name: str, made: Mapping[Any, Any], data: Mapping[Any, Any]) -> str:
