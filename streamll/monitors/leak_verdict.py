@@ -397,15 +397,18 @@ def _retention(points: Sequence[Point], min_growth: float) -> tuple[float, str] 
     """Whether much is kept although it is free, all the time of late: how sure that is, and words for it."""
     late = points[-len(points) // 3 :]
     footprint = min(point.footprint for point in late)
+    if footprint < min_growth:
+        return None
     retained = [point.retained for point in late if not isnan(point.retained)]
     if len(retained) >= SEEN and min(retained) >= max(min_growth, KEPT * footprint):
         share = min(min(retained) / footprint, 1.0)
         words = f"The allocator keeps {_size(min(retained))} that is free, {share:.0%} of the memory: fragmentation, or a peak."
         return round(sqrt(share), 3), words
     blocks = [point.blocks for point in late if not isnan(point.blocks)]
-    if len(blocks) < SEEN or footprint < min_growth:
+    full = max((point.blocks for point in points if not isnan(point.blocks)), default=0.0)
+    if len(blocks) < SEEN or full <= 0:
         return None
-    left = max(blocks) / max(point.blocks for point in points if not isnan(point.blocks))
+    left = max(blocks) / full
     stayed = footprint / max(point.footprint for point in points)
     if left > EMPTIED or stayed < FULL:
         return None
