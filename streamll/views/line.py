@@ -18,6 +18,7 @@ import msgspec
 
 from streamll.codec import format_timestamp
 from streamll.models import StreamllEvent
+from streamll.views.metric_words import METRIC, describe_metric
 from streamll.views.notes import describe
 
 LINE_LIMIT = 1000
@@ -73,7 +74,7 @@ def format_event(
     """Return an event as one line, without its end.
 
     Time of day (local), level, event type, operation (or function), duration, data, tags, and the beginning of the
-    execution's id: what is empty is left out. A sink's own note is put into words instead.
+    execution's id: what is empty is left out. A sink's own note is put into words instead, and so are a metric's numbers.
 
     Args:
         event: The event.
@@ -112,7 +113,10 @@ def _pieces(event: StreamllEvent, dated: bool, producer: str) -> Iterator[tuple[
     what = event.operation or ".".join(name for name in (event.module_name, event.method_name) if name)
     if what:
         yield what, _CYAN
-    for name, value in event.data.items():
+    series = describe_metric(event.data, _value) if event.event_type == METRIC else None
+    if series is not None:
+        yield from ((text, "") for text in series)
+    for name, value in event.data.items() if series is None else ():
         if name == "duration_ns" and type(value) is int and value >= 0:
             yield f"({_duration(value)})", ""
         elif name == "error" and isinstance(value, dict) and "type" in value:

@@ -130,3 +130,50 @@ def test_no_text_of_an_event_reaches_the_terminal_as_a_command(
     line = format_event(event)
     assert [c for c in line if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")] == []
     assert len(line.splitlines()) == 1
+
+
+def metric(kind: str, *rows: dict[str, Any], **data: Any) -> str:
+    """The line of a metric event, from its operation on."""
+    data = {"name": "m", "kind": kind, "unit": "", "temporality": "", "end_ns": 1, "series": list(rows), **data}
+    return format_event(make("metric", operation="m", data=data)).removeprefix(f"{CLOCK} metric m ")
+
+
+def test_a_metric_s_numbers_are_put_into_words() -> None:
+    labels = {"route": "/x y", "method": "GET"}
+    assert metric("counter", {"labels": labels, "delta": 3, "total": 1200}) == '{route="/x y" method=GET} +3 (1,200)'
+    assert metric("counter", {"labels": {}, "delta": 0.5, "total": 2.25}, unit="s", team="a") == "+0.5 (2.25) s team=a"
+    assert metric("gauge", {"labels": {}, "value": 5, "min": 5, "max": 5}) == "5"
+    assert metric("gauge", {"labels": {"q": "a"}, "value": 5, "min": 2, "max": 9}, unit="MB") == "{q=a} 5 (2 to 9) MB"
+    timing = {"labels": {}, "delta": 50, "p50": 24.0, "p95": 47.0665, "p99": 48.968, "sketch": {"counts": [1]}}
+    assert metric("histogram", timing, unit="ms") == "50: p50=24 p95=47.07 p99=48.97 ms"
+    assert metric("histogram", {"labels": {}, "delta": 0, "p50": None}) == "0"
+    assert metric("counter", *({"labels": {"n": n}, "delta": n, "total": n} for n in "12")).startswith("name=m")
+    both = [{"labels": {"n": str(n)}, "delta": n, "total": n} for n in (1, 2)]
+    assert metric("counter", *both) == "{n=1} +1 (1) {n=2} +2 (2)"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"series": 5},
+        {"series": []},
+        {"series": [5]},
+        {"kind": "counter", "series": [{"labels": {}, "delta": 1}]},
+        {"kind": "counter", "series": [{"delta": 1, "total": 1}]},
+        {"kind": "counter", "series": [{"labels": {}, "delta": 10**400, "total": float("nan")}]},
+        {"kind": "gauge", "series": [{"labels": {}, "value": "5"}]},
+        {"kind": "histogram", "series": [{"labels": {}}]},
+        {"kind": ["sum"], "series": [{"labels": {}}]},
+    ],
+)
+def test_what_only_calls_itself_a_metric_is_shown_like_any_event(data: dict[str, Any]) -> None:
+    shown = format_event(make("metric", data=data))
+    assert shown == format_event(make("token", data=data)).replace("token", "metric", 1)
+
+
+def test_a_metric_cannot_harm_a_terminal() -> None:
+    row = {"labels": {"\x1b[2J": "\u202e"}, "delta": 1, "total": 1}
+    line = format_event(make("metric", data={"kind": "counter", "unit": "\x1b[31m", "series": [row]}))
+    assert "\x1b" not in line
+    assert "\u202e" not in line
