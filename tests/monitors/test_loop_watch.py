@@ -274,13 +274,13 @@ def test_loops_of_another_kind_are_found_where_that_is_imported(
 ) -> None:
     (tmp_path / "uvloop.py").write_text("class Base:\n    pass\n\nclass Loop(Base):\n    pass\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "uvloop", raising=False)
+    monkeypatch.setitem(sys.modules, "uvloop", None)  # so that it is taken away afterwards
+    del sys.modules["uvloop"]
     finders = list(sys.meta_path)
     told: list[Any] = []
     births = Births()
     births.add(told.append)
     module = importlib.import_module("uvloop")
-    monkeypatch.setitem(sys.modules, "uvloop", module)
     made = module.Loop()
     assert told == [made]
     births.remove(told.append)
