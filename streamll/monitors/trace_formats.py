@@ -49,9 +49,13 @@ def as_chrome(events: Sequence[TracedEvent]) -> dict[str, Any]:
     spans = [event for event in events if _is_whole_span(event)]
     lanes = lanes_of((span.thread_id, span.monotonic_ns, span.data["duration_ns"]) for span in spans)
     lane_of = {id(span): lane for span, lane in zip(spans, lanes, strict=True)}
+    of_spans = {(span.thread_id, span.span_id): lane for span, lane in zip(spans, lanes, strict=True)}
+    for event in events:  # what happened in a span stands in its lane
+        if id(event) not in lane_of:
+            lane_of[id(event)] = of_spans.get((event.thread_id, event.span_id), 0)
     names = {event.thread_id: event.thread_name or f"thread {event.thread_id}" for event in events}
     places = {thread: n for n, thread in enumerate(names)}
-    tracks = sorted({(places[event.thread_id], lane_of.get(id(event), 0)) for event in events})
+    tracks = sorted({(places[event.thread_id], lane_of[id(event)]) for event in events})
     numbers = {track: n for n, track in enumerate(tracks, 1)}
     chart = _Chart(first.monotonic_ns)
     for thread, name in names.items():
@@ -60,8 +64,8 @@ def as_chrome(events: Sequence[TracedEvent]) -> dict[str, Any]:
                 chart.name_thread(number, name)
     drawn: dict[str, tuple[int, TracedEvent]] = {}
     for event in events:
-        number = numbers[places[event.thread_id], lane_of.get(id(event), 0)]
-        if id(event) in lane_of:
+        number = numbers[places[event.thread_id], lane_of[id(event)]]
+        if _is_whole_span(event):
             drawn[event.span_id] = (number, event)
             chart.span(number, event)
         else:

@@ -108,10 +108,15 @@ class TestChrome:
                 event("span", 0, operation="a", span_id="a", duration_ns=10),
                 event("span", 5, operation="b", span_id="b", duration_ns=10),
                 event("span", 7, operation="c", span_id="c", duration_ns=1, thread=2),
+                event("in b", 8, span_id="b"),
+                event("in a", 8, span_id="a"),
+                event("in b, elsewhere", 8, span_id="b", thread=2),
             ]
         )
         tids = {entry["name"]: entry["tid"] for entry in document["traceEvents"] if entry["ph"] == "X"}
         assert tids == {"a": 1, "b": 2, "c": 3}
+        places = {entry["name"]: entry["tid"] for entry in document["traceEvents"] if entry["ph"] == "i"}
+        assert places == {"in a": 1, "in b": 2, "in b, elsewhere": 3}
         named = [entry for entry in document["traceEvents"] if entry["name"] == "thread_name"]
         assert {entry["tid"]: entry["args"]["name"] for entry in named} == {1: "worker-1", 2: "worker-1", 3: "worker-2"}
 
