@@ -15,7 +15,7 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib import import_module
 from time import monotonic, process_time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import msgspec
 
@@ -23,6 +23,7 @@ from streamll import api
 from streamll.errors import ConfigurationError
 from streamll.hub import hub
 from streamll.monitors.agent import OVERHEAD_TARGET, agent
+from streamll.options import OptionSet
 from streamll.runtime.fork import tell_after_fork
 from streamll.runtime.leave import call_at_leave, do_not_call_at_leave
 from streamll.views.summary import Summary
@@ -32,12 +33,13 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from streamll.monitors.action_profiler import ActionProfiler
+    from streamll.monitors.auto_trace import AutoTracer
+    from streamll.monitors.event_tracer import EventTracer
+    from streamll.monitors.memory_profiler import MemoryProfiler
     from streamll.sinks.base import Sink
 
 log = logging.getLogger("streamll")
-
-Setting = bool | Mapping[str, Any] | Any
-"""Whether a tool is wanted, its options (a mapping or its options object), or the tool itself."""
 
 FLUSH_AT = 4096
 """Events that are noted before they are folded into the summary."""
@@ -57,6 +59,10 @@ class Tool(Protocol):
 
     def report(self) -> dict[str, Any]:
         """Return what it saw, in values that JSON has."""
+
+
+Setting = bool | Mapping[str, Any] | OptionSet | Tool
+"""Whether a tool is wanted, its options (a mapping or its options object), or the tool itself."""
 
 
 class Operations:
@@ -134,6 +140,26 @@ class Monitor:
         self._began = self._ended = 0.0
         self._cpu_began = self._cpu_ended = 0.0
         self._started = ""
+
+    @property
+    def profiler(self) -> ActionProfiler | None:
+        """The profiler, if there is one."""
+        return cast("ActionProfiler | None", self.tools.get("profiler"))
+
+    @property
+    def memory(self) -> MemoryProfiler | None:
+        """The memory profiler, if there is one."""
+        return cast("MemoryProfiler | None", self.tools.get("memory"))
+
+    @property
+    def events(self) -> EventTracer | None:
+        """The event tracer, if there is one."""
+        return cast("EventTracer | None", self.tools.get("events"))
+
+    @property
+    def tracing(self) -> AutoTracer | None:
+        """The automatic tracer, if there is one."""
+        return cast("AutoTracer | None", self.tools.get("tracing"))
 
     def start(self) -> Self:
         """Start all tools; none of them when one cannot be."""

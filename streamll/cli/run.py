@@ -31,7 +31,6 @@ from streamll.runtime.leave import call_at_leave
 from streamll.runtime.signals import stop_on_signal
 from streamll.views.run_report import format_run
 
-
 RUN_MEMORY = {"interval": 0.1, "warmup": 1.0, "leak_after": 60.0}
 """A program that is run to be looked at may live for seconds: memory is read more often, and judged earlier."""
 
@@ -92,6 +91,8 @@ def _run(arguments: argparse.Namespace, find: Callable[[], Program]) -> Any:
         trace=arguments.trace,
         overhead_target=arguments.overhead_target,
     )
+    if watch.tracing is not None:
+        watch.tracing.expect(program.code)
     end = _End(watch, program, arguments)
     call_at_leave(end.sum_up, drained=True)
     stop_on_signal(signal.SIGTERM, *[getattr(signal, name) for name in ("SIGHUP",) if hasattr(signal, name)])
