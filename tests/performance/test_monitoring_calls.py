@@ -119,6 +119,21 @@ def test_trace_event(race: Race, findings: Findings, children: Children, quick: 
     findings.row("trace_event: processor time", of(own, "cpu"), "us", note=f"{ALL}; delivery to nowhere is in it")
 
 
+def test_tracing(race: Race, findings: Findings, children: Children, quick: bool) -> None:
+    findings.about("monitoring", "Functions and streams that are traced, before delivery")
+    calls = {
+        "traced": "A call of a function under @trace",
+        "called": "A call of a function",
+        "auto_traced": "A call of a function that a pattern names",
+        "auto_traced_too_often": "The same, called more often than it is traced",
+        "stream_item_bare": "An item of a stream",
+        "stream_item": "An item of a stream that is watched",
+    }
+    laps = laps_of(race, children, dict.fromkeys(calls, "tools"), quick)
+    for name, words in calls.items():
+        findings.row(words, of(laps[name]), "us", note=BLOCKS)
+
+
 def test_profile(race: Race, findings: Findings, children: Children, quick: bool) -> None:
     findings.about("monitoring", "@profile on a function")
     own = laps_of(race, children, {"profiled": "tools"}, quick, all_of_it=True)["profiled"]

@@ -12,7 +12,7 @@ from tests.performance.measuring import Race
 from tests.performance.programs import start_up
 from tests.performance.results import Aim, Findings
 
-ALL = "from streamll.monitoring import monitor; monitor(profile=True, memory=True)"
+ALL = "streamll.monitor(profile=True, memory=True)"
 
 
 def program(work: str, seconds: float, **settings: str) -> Answer:

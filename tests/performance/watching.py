@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 
 import streamll
-from streamll.monitoring import monitor
 
 End = Callable[[], object]
 
@@ -30,7 +29,7 @@ def _configure(url: str) -> None:
 def everything(url: str) -> End:
     """All tools, as an application turns them on."""
     _configure(url)
-    monitoring = monitor(profile=True, memory=True)
+    monitoring = streamll.monitor(profile=True, memory=True)
 
     def end() -> None:
         monitoring.stop()

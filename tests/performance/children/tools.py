@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
+from itertools import repeat
 from time import process_time
 from typing import Any
 
 import streamll
 from streamll.hub import hub
-from streamll.monitoring import monitor
 from tests.performance.calls import EVENT, nothing, time_calls
 from tests.performance.child import Answer, Work, serve
 from tests.performance.children.peers import CountingSink
@@ -70,7 +70,7 @@ def span() -> Call:
 
 def watched_span() -> Call:
     """The same, while all tools watch."""
-    monitor(profile=True, memory=True)
+    streamll.monitor(profile=True, memory=True)
     return span()
 
 
@@ -101,10 +101,8 @@ def _redacting(redact: object, attributes: Mapping[str, Any]) -> Call:
 
 
 def trace_event() -> Call:
-    from streamll.monitors.event_tracer import EventTracer
-
     streamll.configure(sinks=[CountingSink()])
-    tracer = EventTracer().start()
+    tracer = streamll.EventTracer().start()
     return lambda: tracer.trace_event("token", EVENT)
 
 
@@ -112,16 +110,52 @@ def _function() -> None:
     pass
 
 
+def _call_it() -> None:
+    _function()  # looked up at each call, since it may have been replaced
+
+
 def function() -> Call:
     return _function
 
 
 def profiled() -> Call:
-    module = import_module("streamll.monitors.action_profiler")
     streamll.configure(sinks=[CountingSink()])
-    profiler = module.ActionProfiler().start()
+    profiler = streamll.ActionProfiler().start()
     call: Call = profiler.profile(_function)
     return call
+
+
+def traced() -> Call:
+    root_span()
+    return streamll.trace(_function)
+
+
+def called() -> Call:
+    return _call_it
+
+
+def auto_traced() -> Call:
+    """A call that automatic tracing makes a span of; by itself it would leave alone what is called so often."""
+    root_span()
+    streamll.AutoTracer(patterns=f"{__name__}:_function", max_rate=1_000_000).start()
+    return _call_it
+
+
+def auto_traced_too_often() -> Call:
+    """The same beyond the rate up to which functions are traced, as all is that is called so often."""
+    root_span()
+    streamll.AutoTracer(patterns=f"{__name__}:_function").start()
+    return _call_it
+
+
+def stream_item() -> Call:
+    """An item of a stream that is watched."""
+    root_span()
+    return iter(streamll.stream(repeat("token"), "generate")).__next__
+
+
+def stream_item_bare() -> Call:
+    return iter(repeat("token")).__next__
 
 
 def _metrics() -> Any:
@@ -183,6 +217,7 @@ CALLS: Mapping[str, Callable[[], Call]] = {
     made.__name__: made
     for made in (
         span, root_span, watched_span, disabled_span, disabled_span_bare, trace_event, function, profiled,
+        traced, called, auto_traced, auto_traced_too_often, stream_item, stream_item_bare,
         counter, counter_labels, histogram,
         prometheus_counter, prometheus_counter_labels, prometheus_histogram,
         otel_counter, otel_counter_labels, otel_histogram,
