@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from streamll import consumers as consumers
+    from streamll import privacy as privacy
     from streamll import testing as testing
     from streamll.api import (
         Stats,
@@ -35,9 +36,22 @@ if TYPE_CHECKING:
     from streamll.delivery.circuit import CircuitBreaker
     from streamll.errors import BufferFullError, ConfigurationError, LifecycleError, StreamllError
     from streamll.models import StreamllEvent
+    from streamll.monitoring import monitor
+    from streamll.monitors.action_profiler import ActionProfiler, profile, profile_action
+    from streamll.monitors.auto_trace import AutoTracer
+    from streamll.monitors.event_tracer import EventTracer
+    from streamll.monitors.logging_events import LoggingHandler, capture_logging
+    from streamll.monitors.loop_watch import watch_loop
+    from streamll.monitors.memory_profiler import MemoryProfiler
+    from streamll.monitors.metrics import counter, gauge, histogram
+    from streamll.monitors.propagate import propagate
+    from streamll.monitors.stream_span import stream
+    from streamll.monitors.telemetry import MetricType, Telemetry
+    from streamll.monitors.uncaught import capture_uncaught
+    from streamll.monitors.warning_events import capture_warnings
     from streamll.propagation import extract, inject
     from streamll.runtime.signals import stop_on_signal
-    from streamll.spans import capture_exception, span
+    from streamll.spans import Span, capture_exception, span
     from streamll.tracing import trace
 
 _HOMES = {
@@ -59,41 +73,81 @@ _HOMES = {
     "LifecycleError": "errors",
     "StreamllError": "errors",
     "StreamllEvent": "models",
+    "monitor": "monitoring",
+    "ActionProfiler": "monitors.action_profiler",
+    "profile": "monitors.action_profiler",
+    "profile_action": "monitors.action_profiler",
+    "AutoTracer": "monitors.auto_trace",
+    "EventTracer": "monitors.event_tracer",
+    "LoggingHandler": "monitors.logging_events",
+    "capture_logging": "monitors.logging_events",
+    "watch_loop": "monitors.loop_watch",
+    "MemoryProfiler": "monitors.memory_profiler",
+    "counter": "monitors.metrics",
+    "gauge": "monitors.metrics",
+    "histogram": "monitors.metrics",
+    "propagate": "monitors.propagate",
+    "stream": "monitors.stream_span",
+    "MetricType": "monitors.telemetry",
+    "Telemetry": "monitors.telemetry",
+    "capture_uncaught": "monitors.uncaught",
+    "capture_warnings": "monitors.warning_events",
     "extract": "propagation",
     "inject": "propagation",
     "stop_on_signal": "runtime.signals",
+    "Span": "spans",
     "capture_exception": "spans",
     "span": "spans",
     "trace": "tracing",
 }
-_MODULES = ("consumers", "testing")  # `streamll.testing.capture()` needs no import of its own
+_MODULES = ("consumers", "privacy", "testing")  # `streamll.testing.capture()` needs no import of its own
 
 __all__ = [
+    "ActionProfiler",
+    "AutoTracer",
     "BufferFullError",
     "CircuitBreaker",
     "ConfigurationError",
+    "EventTracer",
     "LifecycleError",
+    "LoggingHandler",
+    "MemoryProfiler",
+    "MetricType",
+    "Span",
     "Stats",
     "StreamllError",
     "StreamllEvent",
+    "Telemetry",
     "__version__",
     "aflush",
     "ashutdown",
     "bind",
     "bind_context",
     "capture_exception",
+    "capture_logging",
+    "capture_uncaught",
+    "capture_warnings",
     "configure",
+    "counter",
     "emit",
     "emit_event",
     "execution",
     "extract",
     "flush",
+    "gauge",
+    "histogram",
     "inject",
+    "monitor",
+    "profile",
+    "profile_action",
+    "propagate",
     "shutdown",
     "span",
     "stats",
     "stop_on_signal",
+    "stream",
     "trace",
+    "watch_loop",
 ]
 
 

@@ -38,7 +38,7 @@ FORBIDDEN_CALLS = {
     *("subprocess.run", "subprocess.Popen", "subprocess.call", "subprocess.check_output", "tempfile.mktemp"),
     *("pickle.loads", "pickle.load", "marshal.loads", "yaml.load", "runpy.run_path", "ctypes.CDLL"),
 }
-MAY_IMPORT_BY_NAME = {"registry.py", "monitoring.py", "__init__.py"}
+MAY_IMPORT_BY_NAME = {"registry.py", "monitoring.py", "interpreters.py", "__init__.py"}
 """From tables of their own, or by an entry point that the user installed."""
 
 
@@ -46,6 +46,8 @@ ON_PURPOSE = {
     # `streamll run` runs the program that its user names, as python would.
     ("program.py", "compile"),
     ("program.py", "exec"),
+    # The format of pstats is written, and never read.
+    ("profile_formats.py", "import marshal"),
     # The C library that the process runs on, by its own name: no data decides which.
     ("memory_readings.py", "ctypes.CDLL"),
 }

@@ -299,7 +299,11 @@ print(*[name for name in {PUBLIC} if isinstance(getattr(streamll, name), ModuleT
             "capture",
             "streamll.consumers",
         ]
-        assert {name for name in dir(streamll) if not name.startswith("__")} - set(PUBLIC) == {"consumers", "testing"}
+        assert {name for name in dir(streamll) if not name.startswith("__")} - set(PUBLIC) == {
+            "consumers",
+            "privacy",
+            "testing",
+        }
 
     def test_others_are_an_attribute_error(self) -> None:
         with pytest.raises(AttributeError, match="module 'streamll' has no attribute 'emitt'"):
