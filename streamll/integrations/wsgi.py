@@ -10,6 +10,7 @@ its own wrapper, which it may send without reading it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import Token
 from time import perf_counter_ns
@@ -154,11 +155,14 @@ class _Step:
         inside = self._request._inside
         if inside is not None:
             self._token = SCOPE.set(inside)
+            if hub.frames is not None:
+                self._request.span._enter_frame(hub.frames, sys._getframe(1))
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if self._token is not None:
             self._request._inside = SCOPE.get()
             SCOPE.reset(self._token)
+            self._request.span._leave_frame()
         if error is not None and not isinstance(error, StopIteration):
             self._request.end(error)
 

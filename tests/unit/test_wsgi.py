@@ -12,6 +12,7 @@ import pytest
 
 import streamll
 from streamll.context import current, muted
+from streamll.hub import hub
 from streamll.integrations.wsgi import WSGIMiddleware
 from streamll.models import StreamllEvent
 
@@ -204,3 +205,18 @@ def test_is_no_trouble_where_events_are_cut_off(events: list[StreamllEvent]) -> 
     with muted():
         assert list(WSGIMiddleware(app)(environ(), Server().start_response)) == [b"a"]
     assert events == []
+
+
+def test_is_whose_stack_a_sampler_sees(events: list[StreamllEvent], monkeypatch: pytest.MonkeyPatch) -> None:
+    frames: dict[int, Any] = {}
+    monkeypatch.setattr(hub, "frames", frames)
+
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        ok(start_response)
+        (span,) = frames.values()
+        yield span.operation.encode()
+
+    body = WSGIMiddleware(app)(environ(), Server().start_response)
+    assert next(iter(body)) == b"GET"
+    assert frames == {}
+    body.close()  # type: ignore[attr-defined]  # as above
