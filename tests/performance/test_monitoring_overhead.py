@@ -25,7 +25,7 @@ HOW = (
     "so what happens in the background counts too. The null arm compares the plain program "
     "with itself: what it shows is the method's noise."
 )
-PACED = "sets its own pace: what is added is a share of one processor"
+PACED = "the program waits for most of the time: what is added is a share of one processor"
 PEERS = ("pyinstrument", "cprofile", "tracemalloc")
 TOOLS = ("sink", "profiler", "memory", "metrics", "loops")
 BLOCK = {False: 0.1, True: 0.04}
@@ -84,7 +84,7 @@ class Comparison:
 
     def added(self, pairs: list[dict[str, Any]]) -> dict[str, list[float]]:
         """The percent of processor time that each way adds, pair by pair: to what the plain program takes, or of one
-        processor where it sets its own pace."""
+        processor where it waits for most of the time."""
 
         def of(pair: Mapping[str, Any]) -> float:
             (plain, lasted), (watched, _) = pair["plain"], pair["watched"]
@@ -125,9 +125,8 @@ def test_overhead(race: Race, findings: Findings, children: Children, quick: boo
     added = {**watched.added(lap.value), **watched.added(others)}
     costs.setdefault(program, {}).update(added)
     report(findings, program, added, PACED if watched.is_paced else "")
-    if not watched.is_paced:
-        for way, samples in watched.slower(lap.value).items():
-            findings.row(f"{program}, by the wall: {WAYS[way][1]}", samples, "%", interval=sure(samples))
+    for way, samples in watched.slower(lap.value).items():
+        findings.row(f"{program}, by the wall: {WAYS[way][1]}", samples, "%", interval=sure(samples))
     findings.say(PROGRAMS[program][1])
 
 

@@ -36,7 +36,7 @@ class Program:
 
     Attributes:
         run: One piece of its work.
-        is_paced: Whether a piece lasts as long whatever it costs, since the program sets its own pace.
+        is_paced: Whether a piece lasts about as long whatever it costs, since the program waits for most of it.
         beside: What is there beside it for as long as it is measured; called once.
     """
 
@@ -90,7 +90,7 @@ def async_tree() -> Program:
 
 
 def async_tree_io() -> Program:
-    return Program(_tree("io"))
+    return Program(_tree("io"), is_paced=True)
 
 
 def django_template() -> Program:

@@ -38,7 +38,7 @@ class Watched:
             self._program.beside()
 
     def calibrate(self, seconds: float) -> Answer:
-        """Find how many pieces last about so long, and whether the program sets its own pace."""
+        """Find how many pieces last about so long, and whether the program waits for most of the time."""
         shortest = inf
         for _ in range(4):  # at first, much is done for the first time
             start = perf_counter()
