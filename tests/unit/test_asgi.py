@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import streamll
@@ -187,6 +187,7 @@ class TestRequests:
         assert "incomplete" not in events[0].data
         assert events[0].data["response_bytes"] == size
 
+    @settings(max_examples=40)
     @given(
         st.lists(
             st.dictionaries(st.sampled_from(["type", "status", "body", "code"]), st.none() | st.text() | st.integers())
