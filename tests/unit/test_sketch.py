@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from streamll.codec import decode, encode
@@ -25,6 +25,10 @@ alike = st.floats(0.5, 50) | st.floats(-50, -0.5) | st.just(0) | st.floats(1, 1.
 numbers = st.lists(anything, max_size=60) | st.lists(alike, max_size=120)
 # Of one sign as far apart as can be told apart, whatever the largest is.
 near = st.lists(st.floats(1e-8, 1e8) | st.floats(-1e8, -1e-8) | st.just(0.0), max_size=80)
+
+
+# Each example of these makes several sketches.
+fewer = settings(max_examples=settings().max_examples // 2)
 
 
 def sketch_of(values: list[float], **given: Any) -> QuantileSketch:
@@ -89,6 +93,7 @@ def test_the_relative_error_is_what_was_asked_for(values: list[float], relative_
     assert_is_that_of(sketch_of(values, relative_error=relative_error, max_buckets=1 << 16), values)
 
 
+@fewer
 @given(st.lists(numbers | near, max_size=5))
 def test_merged_sketches_say_what_one_of_everything_says(parts: list[list[float]]) -> None:
     everything = [value for part in parts for value in part]
@@ -105,6 +110,7 @@ def test_merged_sketches_say_what_one_of_everything_says(parts: list[list[float]
 small = st.lists(st.floats(1e-3, 1e3) | st.floats(-1e3, -1e-3), max_size=60)
 
 
+@fewer
 @given(st.lists(small, min_size=1, max_size=4), st.integers(1, 40), st.randoms(use_true_random=False))
 def test_what_is_collapsed_does_not_depend_on_order_reading_or_merging(
     parts: list[list[float]], most: int, random: Any
@@ -221,6 +227,7 @@ def test_misuse_is_refused(wrong: Any) -> None:
         wrong()
 
 
+@fewer
 @given(numbers | near)
 def test_it_comes_back_from_an_event(values: list[float]) -> None:
     sketch = sketch_of(values)
