@@ -24,6 +24,7 @@ from streamll.monitors.memory_readings import (
     Reader,
     allocated_blocks,
     collections,
+    from_rusage,
     from_status,
     proportional,
 )
@@ -117,6 +118,14 @@ class TestSystem:
         reading = Reader().read(monotonic())
         assert known(rss) == pytest.approx(known(reading.rss), abs=2 * MIB)
         assert peak == pytest.approx(known(reading.peak), abs=2 * MIB)
+
+    def test_macos_says_it_in_a_structure(self) -> None:
+        info = bytes(16) + b"".join(n.to_bytes(8, sys.byteorder) for n in (1, 2, 3, 4, 5, 6, 70, 80, 9, 10))
+        assert from_rusage(info + bytes(500)) == (70, 80)
+
+    @pytest.mark.skipif(sys.platform == "darwin", reason="this is macOS")
+    def test_elsewhere_macos_is_not_asked(self) -> None:
+        assert memory_readings._macos() is None
 
     def test_a_file_that_is_not_there_is_empty(self) -> None:
         assert memory_readings._contents("/nowhere/at/all") == b""
