@@ -118,7 +118,8 @@ def emails(text: str) -> Iterator[Hit]:
         if domain is None or domain[1].lower() in _FILES or _VERSION.match(domain[0]):
             continue
         bare = found[1].rstrip("'.%-")
-        if bare and not (bare == "tig" and text[domain.end() : domain.end() + 1] == ":"):
+        # What clones a repository: git@host:path.
+        if bare and not (bare == "tig" and text[domain.end() : domain.end() + 1] in (":", "/")):
             yield len(text) - found.start(1) - len(bare), domain.end(), "email"
 
 
