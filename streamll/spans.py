@@ -448,7 +448,7 @@ def capture_exception(error: BaseException | None = None, /, **data: Any) -> str
         if error is None:
             return None
     try:
-        stack, module_name, method_name = _describe_stack(getattr(error, "__traceback__", None))
+        stack, module_name, method_name = describe_stack(getattr(error, "__traceback__", None))
         scope, data = surroundings({**data, "error": {**describe_error(error), "stack": stack}})
         if scope is None:
             return None
@@ -457,7 +457,7 @@ def capture_exception(error: BaseException | None = None, /, **data: Any) -> str
         return None
 
 
-def _describe_stack(traceback: TracebackType | None) -> tuple[list[str], str, str]:
+def describe_stack(traceback: TracebackType | None) -> tuple[list[str], str, str]:
     """Put a traceback into words: "file:line in function" for each frame, and the module and function that raised."""
     kept: deque[TracebackType] = deque(maxlen=STACK_BOUND)
     depth = 0

@@ -27,8 +27,7 @@ from streamll.monitors.config import read_options
 from streamll.monitors.hooks import Hook, Tool
 from streamll.monitors.outlet import send
 from streamll.options import OptionSet, option
-from streamll.spans import _describe_stack as describe_stack
-from streamll.spans import describe_error
+from streamll.spans import describe_error, describe_stack
 from streamll.tally import Tally
 
 _PLAIN = vars(logging.LogRecord("", 0, "", 0, "", (), None))

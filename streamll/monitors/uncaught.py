@@ -30,8 +30,7 @@ from streamll.monitors.logging_events import CALLS, HERE
 from streamll.monitors.outlet import send
 from streamll.monitors.rate import RateBound
 from streamll.options import OptionSet, option
-from streamll.spans import _describe_stack as describe_stack
-from streamll.spans import describe_error
+from streamll.spans import describe_error, describe_stack
 from streamll.tally import Tally
 
 if TYPE_CHECKING:
