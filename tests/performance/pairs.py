@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from random import Random
 from statistics import median
 
+Figure = Callable[[Sequence[Sequence[float]]], float]
+"""Of groups of measurements."""
+
 RESAMPLES = 2_000
 """How many times the bootstrap draws: the ends of a 95 % interval are then the 50th values from outside."""
 
@@ -70,7 +73,7 @@ class Interval:
 
 def bootstrap(
     groups: Sequence[Sequence[float]],
-    figure: Callable[[Sequence[Sequence[float]]], float],
+    figure: Figure,
     seed: int = 20,
     resamples: int = RESAMPLES,
 ) -> Interval:

@@ -12,7 +12,7 @@ import pytest
 from tests.fixtures.redis import RedisServer
 from tests.performance.child import Children
 from tests.performance.measuring import Race
-from tests.performance.pairs import Interval, bootstrap, in_turn, middle, worst
+from tests.performance.pairs import Figure, Interval, bootstrap, in_turn, middle, worst
 from tests.performance.results import Aim, Findings
 from tests.performance.watching import WAYS
 from tests.performance.workloads import PROGRAMS
@@ -104,9 +104,9 @@ def by_way(pairs: list[dict[str, Any]], figure: Callable[[Mapping[str, Any]], fl
     return {way: [figure(pair) for pair in pairs if pair["way"] == way] for way in WAYS if way in present}
 
 
-def sure(samples: list[float]) -> Interval | None:
-    """The interval of a figure; None where there is but one pair, of which a bootstrap knows nothing."""
-    return bootstrap([samples], middle) if len(samples) > 1 else None
+def sure(*groups: list[float], figure: Figure = middle) -> Interval | None:
+    """The interval of a figure; None where there is but one pair of each, of which a bootstrap knows nothing."""
+    return bootstrap(groups, figure) if all(len(group) > 1 for group in groups) else None
 
 
 def report(findings: Findings, program: str, added: Mapping[str, list[float]], note: str = "") -> None:
@@ -183,14 +183,17 @@ def test_all_programs(race: Race, findings: Findings, quick: bool, costs: Costs)
     if not groups:
         pytest.skip("none of the programs was measured")
     medians = [middle([group]) for group in groups]
-    (lap,) = race({"typical": partial(bootstrap, groups, middle)}, 1, warm_up=0)["typical"]
+    race({"bootstrap": partial(sure, *groups)}, 1, warm_up=0)
     findings.row(
-        f"All tools on: a typical program (the median of {len(groups)})", medians, "%",
-        aim=Aim(at_most=2.0), interval=lap.value, note="quartiles are those of the programs",
-    )  # fmt: skip
-    findings.row(
-        "All tools on: the worst of them", [worst(groups)], "%", aim=Aim(at_most=5.0), interval=bootstrap(groups, worst)
+        f"All tools on: a typical program (the median of {len(groups)})",
+        medians,
+        "%",
+        aim=Aim(at_most=2.0),
+        note="quartiles are those of the programs",
+        interval=sure(*groups),
     )
+    interval = sure(*groups, figure=worst)
+    findings.row("All tools on: the worst of them", [worst(groups)], "%", aim=Aim(at_most=5.0), interval=interval)
     findings.say(HOW.format(seconds=BLOCK[quick]))
     shown = {"everything": "all tools on", "redis": "all tools on, to Redis", "null": "null arm"}
     shown |= {peer: WAYS[peer][1] for peer in PEERS}
