@@ -147,7 +147,7 @@ class GcWatch:
         if not self.running and hasattr(gc, "callbacks"):
             self._notes.clear()
             self._began = self._ended = 0
-            self._seen = _count()
+            self._from = _count() - self._found - self._missed
             _register(self._callbacks)
             self._finalizer = finalize(self, _unregister, self._callbacks)
             self._finalizer.atexit = False
@@ -164,9 +164,9 @@ class GcWatch:
         self._taking = Lock()
         self._sketch = QuantileSketch()
         self._stats = GcStats()
-        self._missed = self._collected = self._uncollectable = 0
+        self._found = self._missed = self._collected = self._uncollectable = 0
         self._rows: dict[int, dict[str, float]] = {}
-        self._seen = _count()
+        self._from = _count()
 
     def take(self) -> list[Pause]:
         """Add up what was noted since the last call.
@@ -178,10 +178,13 @@ class GcWatch:
         if not taking.acquire(blocking=False):
             return []
         try:
+            happened = _count() - self._from if self.running else None
             pauses = list(self._read())
             for pause in pauses:
                 self._add(pause)
-            if pauses:
+            missed = self._missed if happened is None else max(0, happened - self._found)
+            if pauses or missed != self._missed:
+                self._missed = missed
                 self._stats = self._sum_up()
             return pauses
         finally:
@@ -189,25 +192,19 @@ class GcWatch:
 
     def _read(self) -> Iterator[Pause]:
         wall = time_ns() - perf_counter_ns()
-        full = len(self._notes) == self._notes.maxlen
-        found = 0
         for _ in range(len(self._notes)):
             note = self._notes.popleft()
             if type(note) is int:
                 self._began, self._ended = self._ended, note
             else:
                 if self._began:  # else the first of a collection's notes was forgotten, or it began before the watch
-                    found += 1
                     took = self._ended - self._began
                     yield Pause(wall + self._ended, took, note["generation"], note["collected"], note["uncollectable"])
                 self._began = self._ended = 0
-        if full:
-            count = _count()
-            self._missed += max(0, count - self._seen - found)
-        self._seen = _count()
 
     def _add(self, pause: Pause) -> None:
         ms = pause.duration_ns / 1e6
+        self._found += 1
         self._sketch.add(ms)
         self._collected += pause.collected
         self._uncollectable += pause.uncollectable
@@ -223,7 +220,7 @@ class GcWatch:
     def _sum_up(self) -> GcStats:
         quantiles = self._sketch.quantiles(list(QUANTILES.values()))
         return GcStats(
-            collections=self._sketch.count + self._missed,
+            collections=self._found + self._missed,
             missed=self._missed,
             total_ms=self._sketch.total,
             longest_ms=self._sketch.maximum or 0.0,

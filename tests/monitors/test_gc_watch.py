@@ -105,6 +105,20 @@ def test_more_than_it_can_note_are_counted_as_missed(watch: GcWatch) -> None:
     assert after.missed - before.missed == 100
 
 
+def test_collections_after_somebody_has_thrown_all_callbacks_out_are_counted_as_missed(watch: GcWatch) -> None:
+    callbacks = list(gc.callbacks)
+    watch.take()
+    before = watch.stats()
+    gc.callbacks.clear()
+    try:
+        gc.collect()
+        gc.collect()
+        assert watch.take() == []
+    finally:
+        gc.callbacks[:] = callbacks
+    assert watch.stats().missed - before.missed >= 2
+
+
 def test_notes_that_begin_in_the_middle_are_made_out(watch: GcWatch) -> None:
     said = {"generation": 0, "collected": 0, "uncollectable": 0}
     gc.disable()
