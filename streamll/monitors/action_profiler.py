@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -17,6 +18,7 @@ from time import monotonic, perf_counter_ns, thread_time_ns, time_ns
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 
+from streamll.hub import hub
 from streamll.ids import new_span_id
 from streamll.monitors.agent import agent
 from streamll.monitors.budget import PROFILER
@@ -141,17 +143,37 @@ class ActionProfiler:
     def __init__(self, config: Mapping[str, Any] | ProfilerOptions | None = None, **options: Any) -> None:
         self.options = read_options(ProfilerOptions, config, options)
         self._recorder = Recorder(self.options.cpu, self.options.max_actions)
-        self._sampler = StackSampler(
-            self.options.mode,
-            self.options.interval,
-            self.options.sampler == "auto",
-            Stacks(max_stacks=self.options.max_stacks, max_records=2 * self.options.max_stacks),
-        )
+        self._sampler = self._make_sampler()
         self._running = False
         self._began = monotonic()
         self._seconds = 0.0  # of the runs before
         self._become_new()
         tell_after_fork(self)
+
+    def _make_sampler(self) -> StackSampler:
+        options = self.options
+        stacks = Stacks(max_stacks=options.max_stacks, max_records=2 * options.max_stacks)
+        sampler = StackSampler(options.mode, options.interval, options.sampler == "auto", stacks)
+        # Nobody could read it any more. Not at exit: the timer sees to that itself.
+        weakref.finalize(self, sampler.stop).atexit = False
+        return sampler
+
+    def reconfigure(self, config: Mapping[str, Any] | ProfilerOptions | None = None, **options: Any) -> Self:
+        """Give it other options; it is stopped for that, and forgets what was sampled. What is decorated stays so.
+
+        Args:
+            config, options: As when it is made.
+
+        Raises:
+            ConfigurationError: When an option is unknown or its value is not allowed.
+        """
+        wanted = read_options(ProfilerOptions, config, options)
+        with self._switching:
+            self.stop()
+            self.options = wanted
+            self._recorder.set(wanted.cpu, wanted.max_actions)
+            self._sampler = self._make_sampler()
+        return self
 
     def _become_new(self) -> None:
         self._switching = (
@@ -430,6 +452,8 @@ class ActionProfiler:
 
     def _send(self) -> None:
         """Make an event of what was seen, in short."""
+        if not hub.active:
+            return
         limit = self.options.hot_spots
         report = self.report()
         ranked = sorted(report["profiles"].items(), key=lambda each: -each[1]["wall_time"])

@@ -70,7 +70,6 @@ def wrap(target: Any, name: str, recorder: Recorder) -> Any:
 
 def _around_function(function: Callable[..., Any], action: Action) -> Any:
     recorder = action.recorder
-    mask, has_cpu = recorder.mask, recorder.cpu
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         if not recorder.on:
@@ -83,15 +82,15 @@ def _around_function(function: Callable[..., Any], action: Action) -> Any:
         state = cell.state
         outer = state.inner
         depth = cell.depth
-        closer = not len(notes) & mask
-        cpu = thread_time_ns() if closer and has_cpu else -1
+        closer = not len(notes) & recorder.mask
+        cpu = thread_time_ns() if closer and recorder.cpu else -1
         failed = False
-        state.inner = 0
-        cell.depth = depth + 1
         began = perf_counter_ns()
-        if not depth:
-            cell.since = began
         try:
+            state.inner = 0
+            cell.depth = depth + 1
+            if not depth:
+                cell.since = began
             return function(*args, **kwargs)
         except BaseException as error:
             failed = is_error(error)

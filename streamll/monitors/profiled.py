@@ -223,14 +223,17 @@ class Recorder:
 
     def __init__(self, cpu: str = "sampled", max_actions: int = 1000) -> None:
         self.on = False
-        self.mask = 0 if cpu == "all" else CPU_EVERY - 1
-        self.cpu = cpu != "off"
         self.cost_ns = 0
         self.others = 0
-        self._max_actions = max_actions
+        self.set(cpu, max_actions)
         self._actions: dict[str, Action] = {}
-        self._marks: list[int] = []
         self.become_new()
+
+    def set(self, cpu: str, max_actions: int) -> None:
+        """Change what is asked of it: the arguments are those that it was made with."""
+        self.mask = 0 if cpu == "all" else CPU_EVERY - 1
+        self.cpu = cpu != "off"
+        self._max_actions = max_actions
 
     def become_new(self) -> None:
         """Begin from zero, also in a forked child: nobody holds the lock, and no call is under way."""

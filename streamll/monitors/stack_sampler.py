@@ -283,7 +283,10 @@ class StackSampler:
 
     def _on_signal(self, frame: FrameType | None) -> None:
         self._by_signal_ticks += 1
-        self._look(frame)
+        try:
+            self._look(frame)
+        except RecursionError:  # as in `_look`
+            self._missed += 1
 
     def _look(self, interrupted: FrameType | None) -> None:
         """Have a turn: look at the threads, and count what is seen.
@@ -295,22 +298,28 @@ class StackSampler:
         if not self.running or not busy.acquire(blocking=False):
             self._missed += self.running
             return
-        began = thread_time_ns()
         try:
-            self._ticks += 1
-            self._look_at_all(interrupted)
-        except Exception:
-            self._errors += 1
+            began = thread_time_ns()
+            try:
+                self._ticks += 1
+                self._look_at_all(interrupted)
+            except RecursionError:  # the program has left no room on the stack
+                self._missed += 1
+            except Exception:
+                self._errors += 1
+            self._account(thread_time_ns(), began, in_turn=interrupted is None)
         finally:
-            ended = thread_time_ns()
-            if interrupted is not None:
-                budget.costs.charge(PROFILER, ended - began)  # the agent charges its own turns
-                mine = self._looks.get(threading.get_ident())
-                if mine is not None and mine.clock:
-                    mine.cpu = ended  # what looking took is none of the program's
-            self._last_own_ns = ended - began
-            self._own_ns += self._last_own_ns
             busy.release()
+
+    def _account(self, ended: int, began: int, in_turn: bool) -> None:
+        """Put down what looking took."""
+        self._last_own_ns = ended - began
+        self._own_ns += self._last_own_ns
+        if not in_turn:  # which the agent charges itself
+            budget.costs.charge(PROFILER, ended - began)
+            mine = self._looks.get(threading.get_ident())
+            if mine is not None and mine.clock:
+                mine.cpu = ended  # what looking took is none of the program's
 
     def _look_at_all(self, interrupted: FrameType | None) -> None:
         frames = sys._current_frames()

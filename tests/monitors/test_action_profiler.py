@@ -636,6 +636,30 @@ class TestLife:
         with pytest.raises(ConfigurationError, match="did you mean interval"):
             ActionProfiler(intervall=1)
 
+    def test_other_options_leave_what_is_decorated(self) -> None:
+        profiler = ActionProfiler(sampler="off")
+
+        @profiler.profile("f")
+        def f() -> None:
+            pass
+
+        with profiler:
+            f()
+            assert profiler.reconfigure(sampler="off", cpu="all") is profiler
+            assert not profiler.running
+            with profiler:
+                f()
+                f()
+        assert (row(profiler, "f")["calls"], row(profiler, "f")["cpu_calls"]) == (3, 3)
+        with pytest.raises(ConfigurationError):
+            profiler.reconfigure(cpu="some")
+
+    def test_one_that_nobody_holds_stops(self) -> None:
+        ActionProfiler().start()
+        gc.collect()
+        assert hub.frames is None
+        assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
+
     def test_two_at_once_count_each_their_own(self) -> None:
         with ActionProfiler() as one, ActionProfiler() as other:
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -239,6 +240,60 @@ class TestSignal:
             assert signal.getsignal(signal.SIGPROF) == signal.SIG_IGN
         finally:
             signal.signal(signal.SIGPROF, signal.SIG_DFL)
+
+    @pytest.mark.parametrize("name", ["gevent", "uwsgi"])
+    def test_is_not_used_beside_hosts_that_would_not_bear_it(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, name, type(sys)(name))
+        sampler = StackSampler("cpu", FAST)
+        sampler.start()
+        assert (sampler.stats().way, sampler.stats().why) == ("agent", f"{name} is in use")
+        sampler.stop()
+
+    def test_does_not_interrupt_a_system_call_of_the_hosts(self) -> None:
+        """Not one that a library in C makes, which may not know what to do then."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        reader, writer = os.pipe()
+        main = threading.get_ident()
+
+        def interrupt_and_write() -> None:
+            for _ in range(3):
+                time.sleep(0.01)
+                signal.pthread_kill(main, signal.SIGPROF)
+            time.sleep(0.01)
+            os.write(writer, b"x")
+
+        sampler = StackSampler("cpu", FAST)
+        sampler.start()
+        try:
+            thread = threading.Thread(target=interrupt_and_write)
+            thread.start()
+            assert libc.read(reader, ctypes.create_string_buffer(1), 1) == 1, os.strerror(ctypes.get_errno())
+            thread.join()
+        finally:
+            sampler.stop()
+            os.close(reader)
+            os.close(writer)
+
+    def test_at_the_end_of_the_stack_hurts_neither_side(self) -> None:
+        def down(n: int) -> int:
+            return 0 if not n else 1 + down(n - 1)
+
+        sampler = StackSampler("cpu", FAST)
+        sampler.start()
+        try:
+            until = time.thread_time() + 0.15
+            while time.thread_time() < until:
+                with pytest.raises(RecursionError):
+                    down(10**6)
+            ticks = sampler.stats().ticks_by_signal
+            seen = sampler.stats().looks
+            known_shares.half(0.03)
+            assert sampler.stats().ticks_by_signal > ticks
+            assert sampler.stats().looks > seen
+        finally:
+            sampler.stop()
+        assert sampler.stats().errors == 0
+        assert sampler.count().deep > 0
 
     def test_serves_one_sampler_of_two(self) -> None:
         one, other = StackSampler("cpu", FAST), StackSampler("cpu", FAST)
