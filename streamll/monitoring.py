@@ -237,11 +237,15 @@ def _make(setting_name: str, setting: Setting) -> dict[str, Tool]:
     if setting is False or setting is None:
         return {}
     name, module, class_name = _TOOLS[setting_name]
-    kind = getattr(import_module(f"streamll.monitors.{module}"), class_name)
+    home = import_module(f"streamll.monitors.{module}")
+    kind = getattr(home, class_name)
     if isinstance(setting, kind):
         return {name: setting}
+    options = _WHEN_TRUE.get(setting_name) if setting is True else setting
     try:
-        return {name: kind(_WHEN_TRUE.get(setting_name) if setting is True else setting)}
+        if setting_name == "profile":  # what `streamll.profile` decorates belongs to this one
+            return {name: home.default_profiler.reconfigure(options)}
+        return {name: kind(options)}
     except ConfigurationError as error:
         raise ConfigurationError(f"monitor option {setting_name}: {error}") from None
 

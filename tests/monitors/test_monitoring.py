@@ -76,6 +76,26 @@ def test_a_report_is_what_json_can_say_while_it_runs_and_afterwards() -> None:
     assert set(watch.tools) < set(streamll.stats().monitoring)
 
 
+def test_what_is_decorated_for_the_process_belongs_to_it() -> None:
+    @streamll.profile("answer")
+    def answer() -> None:
+        with streamll.profile_action("look up"):
+            pass
+
+    with monitor(profile={"sampler": "off"}) as watch:
+        answer()
+        assert watch.profiler is not None
+        profiles = watch.profiler.get_profile_data()["profiles"]
+    assert (profiles["answer"]["calls"], profiles["look up"]["calls"]) == (1, 1)
+    watch.profiler.reset()
+
+
+def test_a_tool_s_wrong_option_is_named_with_its_setting() -> None:
+    with pytest.raises(ConfigurationError, match="monitor option memory: .*unknown option 'intervall'"):
+        monitor(memory={"intervall": 1})
+    assert monitoring._monitor is None or not monitoring._monitor.running
+
+
 def test_a_second_one_takes_the_place_of_the_first() -> None:
     first = monitor(overhead_target=0.1)
     assert agent.target == 0.1
