@@ -91,7 +91,7 @@ def test_what_is_decorated_for_the_process_belongs_to_it() -> None:
 
 
 def test_a_tool_s_wrong_option_is_named_with_its_setting() -> None:
-    with pytest.raises(ConfigurationError, match="monitor option memory: .*unknown option 'intervall'"):
+    with pytest.raises(ConfigurationError, match=r"monitor option memory: .*unknown option 'intervall'"):
         monitor(memory={"intervall": 1})
     assert monitoring._monitor is None or not monitoring._monitor.running
 
