@@ -23,7 +23,7 @@ _RUN = re.compile(r"[0-9][0-9 ().+/\-]{5,}[0-9]")
 
 _PHONE = re.compile(
     r"""
-    (?: (?<![A-Za-z0-9+.]) \+ [1-9] (?: [ ./\-]? \(?[0-9]\)? ){6,14} (?![0-9])
+    (?: (?<![A-Za-z0-9+.]) \+ [1-9] (?: \)? [ ./\-]? \(? [0-9] ){6,14} (?![0-9])
     |   (?<![A-Za-z0-9.+/\-]) (?: 1[ .\-] )? (?: \([0-9]{3}\)[ ]? | [0-9]{3}[ .\-] ) [0-9]{3} [ .\-] [0-9]{4} (?![./][0-9]|-[A-Za-z0-9])
     ) (?![A-Za-z0-9])
     """,
@@ -171,7 +171,7 @@ def is_iban(text: str) -> bool:
 
 def _is_phone(text: str) -> bool:
     if text[0] == "+":
-        groups = re.split(r"[ ./()\-]+", text[1:].rstrip(")"))
+        groups = re.split(r"[ ./()\-]+", text[1:])
         if sum(map(len, groups)) < 8:
             return False
         # What has one dot is a number with a sign.
