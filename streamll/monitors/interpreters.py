@@ -8,6 +8,7 @@ its own, and its threads run while another one's frames are read.
 
 from __future__ import annotations
 
+import functools
 import sys
 from importlib import import_module
 from typing import Any
@@ -17,6 +18,7 @@ _NAMES = ("_interpreters", "_xxsubinterpreters")
 """What the module has been called: from 3.13 on, and before."""
 
 
+@functools.cache
 def _module() -> Any:
     for name in _NAMES:
         try:

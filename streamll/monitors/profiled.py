@@ -25,6 +25,7 @@ from streamll.hub import hub
 from streamll.monitors.budget import PROFILER, budget
 from streamll.monitors.stack_sampler import marked
 from streamll.sketch import QuantileSketch
+from streamll.spans import FRAMES_BOUND
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -331,7 +332,7 @@ class ProfiledBlock:
         if action.recorder.on and self._cell is None:
             frame = sys._getframe(1)
             self.code = frame.f_code
-            if hub.frames is not None:
+            if hub.frames is not None and len(hub.frames) < FRAMES_BOUND:
                 self._key = key = id(frame)
                 self._around = hub.frames.get(key)
                 hub.frames[key] = self

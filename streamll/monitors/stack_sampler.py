@@ -35,12 +35,18 @@ from streamll.monitors.stacks import Samples, Stacks
 from streamll.monitors.thread_clocks import HAVE_CLOCKS, look_up, read_clock
 from streamll.monitors.waits import waits
 from streamll.runtime.fork import tell_after_fork
-from streamll.spans import Span
+from streamll.spans import FRAMES_BOUND, Span
 
 log = logging.getLogger("streamll")
 
 THREADS_A_TICK = 25
 """Threads that are looked at in one turn, at most; the others have theirs in the next ones."""
+
+_PATIENCE = 1.0
+"""Seconds that a reader waits for the end of a turn: it may be a finaliser that runs in the middle of one."""
+
+_HOT_A_TICK = 20
+"""Those among them that ran at one of the last looks, at most."""
 
 WATCH = 0.1
 """Seconds between two looks at whether the signal handler runs."""
@@ -80,10 +86,11 @@ class SamplerStats:
         looks: Threads that were looked at.
         idle: Looks that found a thread that had not moved.
         deferred: Looks that were left for the next turn: more than THREADS_A_TICK threads.
+        forgotten: Frames with a span or an action open in them that were forgotten: too many, most of them long gone.
         waiting: Looks that found a thread that waited, though it had moved.
         seen_seconds: Processor time that was seen somewhere.
         unseen_seconds: Processor time of the process since the start that was not, the sampler's own left out: of threads
-            that were never caught running, that ended before they were, or that run no Python.
+            that were never caught running, that ended before they were, that run no Python, or that are streamll's own.
         own_seconds: Processor time that looking took.
         errors: Turns that ended in an error, which is a defect: report it.
     """
@@ -96,6 +103,7 @@ class SamplerStats:
     looks: int = 0
     idle: int = 0
     deferred: int = 0
+    forgotten: int = 0
     waiting: int = 0
     seen_seconds: float = 0.0
     unseen_seconds: float = 0.0
@@ -149,23 +157,23 @@ class StackSampler:
         self._timer = ProfTimer(self._on_signal)
         self.running = False
         self._why = ""
+        self._busy = threading.Lock()  # held during a turn, and while the count is read
         self._begin_anew()
         tell_after_fork(self)
 
     def _begin_anew(self) -> None:
-        self._busy = threading.Lock()
         self._stacks.clear()
         self._looks: dict[int, _Look]
         self._sites: dict[tuple[int, int], tuple[CodeType, int, bool]] = {}
         self._loop: CodeType | None = None
         self._loop_asked = 0
         self._hot: set[int] = set()  # threads that had processor time at one of the last looks
-        self._turn = self._rest_ns = 0
+        self._rest_ns = 0
+        self._forgotten = 0
         self._ticks = self._by_signal_ticks = self._missed = self._looked = 0
         self._idle = self._deferred = self._waiting = self._errors = 0
         self._seen_ns = self._own_ns = self._last_own_ns = 0
-        self._ticks_then = 0
-        self._blind = False
+        self._ticks_then = self._unheard_ns = 0
         self._process_ns = 0  # of the runs before
         self._baseline()
 
@@ -202,27 +210,30 @@ class StackSampler:
         self._timer.disarm()
         agent.remove(self)
         _want_frames_no_more(self)
-        self._looks, self._sites, self._hot = {}, {}, set()
+        if self._busy.acquire(timeout=_PATIENCE):
+            self._looks, self._sites, self._hot = {}, {}, set()
+            self._busy.release()
 
     def reset(self) -> None:
         """Begin from zero."""
-        if not self._busy.acquire(timeout=1.0):
-            return  # called in the middle of a turn, by a finaliser
-        busy = self._busy
-        try:
-            self._begin_anew()
-        finally:
-            busy.release()
+        if self._busy.acquire(timeout=_PATIENCE):
+            try:
+                self._begin_anew()
+            finally:
+                self._busy.release()
 
     def after_fork_in_child(self) -> None:
         """Begin anew in a child: threads, timer and samples are the parent's."""
+        self._busy = threading.Lock()
         self._begin_anew()
         self._timer.after_fork_in_child()
+        if hub.frames is not None:
+            hub.frames = {}
 
     def read(self) -> Samples:
         """Return what was counted so far."""
-        if not self._busy.acquire(timeout=1.0):
-            return Samples()  # called in the middle of a turn, by a finaliser
+        if not self._busy.acquire(timeout=_PATIENCE):
+            return Samples()
         try:
             return self._stacks.read()
         finally:
@@ -241,6 +252,7 @@ class StackSampler:
             looks=self._looked,
             idle=self._idle,
             deferred=self._deferred,
+            forgotten=self._forgotten,
             waiting=self._waiting,
             seen_seconds=self._seen_ns / 1e9,
             unseen_seconds=max(0, cpu - self._seen_ns - self._own_ns) / 1e9 if self._looked else 0.0,
@@ -260,9 +272,6 @@ class StackSampler:
                 log.warning("streamll samples stacks on a thread from now on: %s", self._timer.reason)
             elif not self._is_blind(interval):
                 return now + WATCH
-        if not is_alone():
-            self._why = "another interpreter runs in the process"
-            return now + _REFRESH
         self._look(None)
         # Not in step with what the program does at intervals of its own.
         return now + interval * (0.75 + 0.5 * (self._ticks * 0.6180339887498949 % 1))
@@ -272,11 +281,8 @@ class StackSampler:
         cpu = process_time_ns()
         used, self._cpu_then = cpu - self._cpu_then, cpu
         ticks, self._ticks_then = self._by_signal_ticks - self._ticks_then, self._by_signal_ticks
-        if ticks:
-            self._blind = False
-        elif used > min(2 * interval + 0.01, WATCH / 2) * 1e9:
-            self._blind = True
-        return self._blind
+        self._unheard_ns = 0 if ticks else self._unheard_ns + used
+        return self._unheard_ns > (2 * interval + 0.01) * 1e9
 
     def _interval_now(self) -> float:
         return self.interval * budget.allowance.sampling
@@ -322,6 +328,9 @@ class StackSampler:
                 mine.cpu = ended  # what looking took is none of the program's
 
     def _look_at_all(self, interrupted: FrameType | None) -> None:
+        if not is_alone():
+            self._why = "another interpreter runs in the process"
+            return
         frames = sys._current_frames()
         here = threading.get_ident()
         if interrupted is None:
@@ -332,6 +341,9 @@ class StackSampler:
         if now - self._loop_asked > _REFRESH * 1e9:
             self._loop_asked = now
             self._loop = loop_code()
+            if hub.frames is not None and len(hub.frames) >= FRAMES_BOUND:
+                self._forgotten += len(hub.frames)
+                hub.frames.clear()  # left open by frames that are gone: nobody else would ever be told apart again
         self._clockless: list[tuple[_Look, int]] = []
         self._known_ns = 0
         for ident in self._looks.keys() - frames.keys():
@@ -341,13 +353,14 @@ class StackSampler:
         for ident in new:
             self._looks[ident] = _Look(ident, self._last)
         self._hot.update(new)
-        for ident in list(self._hot)[:THREADS_A_TICK]:
+        for ident in self._next_of(list(self._hot), _HOT_A_TICK):
             self._look_at(ident, frames, now)
         process_ns = process_time_ns()
         # What others have used; asking each of them whether it was that one costs more than asking the process.
         self._rest_ns += process_ns - self._process_then - self._known_ns - self._last_own_ns
         if self._rest_ns > _A_LOOKS_WORTH or self._clockless or not self._clocks or self.mode == "wall":
-            for ident in self._whose_turn(frames):
+            others = [ident for ident in frames if ident not in self._hot]
+            for ident in self._next_of(others, THREADS_A_TICK - min(len(self._hot), _HOT_A_TICK)):
                 self._look_at(ident, frames, now)
             self._rest_ns = 0
         if self._clockless:
@@ -356,15 +369,12 @@ class StackSampler:
         self._process_then = process_ns
         self._last = now
 
-    def _whose_turn(self, frames: dict[int, FrameType]) -> list[int]:
-        """The threads to be looked at, beside those that ran at the last looks: all, or the next so many of them."""
-        idents = [ident for ident in frames if ident not in self._hot]
-        room = max(1, THREADS_A_TICK - len(self._hot))
+    def _next_of(self, idents: list[int], room: int) -> list[int]:
+        """As many threads as there is room for, each time others."""
         if len(idents) <= room:
             return idents
         self._deferred += len(idents) - room
-        begin = self._turn % len(idents)
-        self._turn = begin + room
+        begin = self._ticks * room % len(idents)
         return (idents[begin:] + idents[:begin])[:room]
 
     def _look_at(self, ident: int, frames: dict[int, FrameType], now: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures.thread
 import dis
 import sys
 import threading
@@ -154,6 +155,7 @@ class TestAnswers:
 
 _lock = threading.Lock()
 _sleep = time.sleep
+WORDS = ["a"]
 
 
 def waits_at_the_last_call(code: CodeType) -> bool:
@@ -188,6 +190,14 @@ class TestWaits:
         entering = [each for each in dis.get_instructions(locked.__code__) if each.opname in words]
 
         assert [waits(locked.__code__, each.offset) for each in entering] == [True]
+
+    def test_at_a_call_by_keywords_and_at_an_idle_worker(self) -> None:
+        assert waits_at_the_last_call((lambda: _lock.acquire(blocking=True, timeout=1)).__code__)
+        assert not waits_at_the_last_call((lambda: _sleep(1 if WORDS else 2)).__code__)  # cannot be told
+        assert not waits_at_the_last_call((lambda: [_sleep][0](1)).__code__)
+        worker = concurrent.futures.thread._worker.__code__
+        calls = [each.offset for each in dis.get_instructions(worker) if each.opname.startswith("CALL")]
+        assert all(waits(worker, offset) for offset in calls)
 
     @given(st.integers(-10, 100_000))
     def test_never_fails_whatever_the_instruction(self, instruction: int) -> None:
