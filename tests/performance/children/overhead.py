@@ -74,8 +74,8 @@ class Watched:
             until = perf_counter() + phase * PERIOD
             while perf_counter() < until:
                 run()
-            gc.collect()
             run()
+            gc.collect()  # so that both blocks begin with the collector in the same state
             cpu, start = process_time(), perf_counter()
             for _ in range(pieces):
                 run()
