@@ -84,6 +84,7 @@ def call_at_leave(function: Callable[[], None], *, drained: bool = False) -> Non
         drained: False: before the sinks are drained, so that what it emits still goes out. True: afterwards.
     """
     (_last if drained else _first)[function] = None
+    _leave_with_multiprocessing()
 
 
 def do_not_call_at_leave(function: Callable[[], None]) -> None:
@@ -125,10 +126,12 @@ class _Leaving:
         tell_after_fork(self)
 
     def after_fork_in_child(self) -> None:
-        """Whoever was leaving is not in the child."""
+        """Whoever was leaving is not in the child, whose own end may be the first that there is anything to do at."""
         self._lock = threading.RLock()
         self._thread = 0
         self._then: deque[Callable[[], None]] = deque()
+        if has_work() and not _told_multiprocessing:
+            _leave_with_multiprocessing()
 
     def leave(self) -> None:
         """Drain all sinks, say what is lost, and do what was asked for afterwards."""

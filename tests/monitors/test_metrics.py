@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -150,10 +151,11 @@ def test_a_turn_is_its_thread_s_alone_and_not_taken_twice() -> None:
 
 def run(program: str, folder: Path) -> list[StreamllEvent]:
     """The metric events that a program leaves in a file, which its code names `path`."""
-    path = folder / "events.jsonl"
+    path, script = folder / "events.jsonl", folder / "program.py"
+    script.write_text(f"path = {str(path)!r}\n{program}")
     environ = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
     done = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", f"path = {str(path)!r}\n{program}"],
+        [sys.executable, "-W", "ignore::DeprecationWarning", str(script)],
         env=environ,
         timeout=60,
         capture_output=True,
@@ -208,6 +210,28 @@ bound.add(10)
     found = [event for event in run(program, tmp_path) if event.operation == "requests"]
     totals = sorted((row["delta"], row["total"]) for event in found for row in event.data["series"])
     assert totals == [(1, 1), (110, 110)]
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_a_child_of_multiprocessing_that_only_counts_says_so_at_its_end(method: str, tmp_path: Path) -> None:
+    """It ends without the functions of atexit, and no sink of its own has been started until then."""
+    program = f"""
+import multiprocessing, streamll
+def work(n):
+    if {method!r} != "fork":
+        streamll.configure([f"file://{{path}}"])
+    streamll.counter("made").add(n, by=str(n))
+if __name__ == "__main__":
+    streamll.configure([f"file://{{path}}"])
+    streamll.counter("made").add(100, by="parent")
+    context = multiprocessing.get_context({method!r})
+    children = [context.Process(target=work, args=(n,)) for n in (1, 2)]
+    for child in children: child.start()
+    for child in children: child.join(60)
+"""
+    made = [row["delta"] for event in run(program, tmp_path) for row in event.data["series"]]
+    assert sorted(made) == [1, 2, 100]
 
 
 def test_importing_and_recording_start_no_thread_and_import_nothing_heavy() -> None:
