@@ -67,7 +67,8 @@ class AgentStats:
         turns: Turns that tools had on the agent's thread.
         errors: Turns that ended in an error, which is a defect: report it.
         changes: How often the allowance changed.
-        withheld: Events that monitors did not make: `debug` (no room in the budget), `refused` (no sink accepted them).
+        withheld: Events that monitors did not make: `debug` (no room in the budget), `refused` (no sink accepted them,
+            or they were sampled out).
     """
 
     target: float = OVERHEAD_TARGET
@@ -155,8 +156,9 @@ class Agent:
         )
 
     def after_fork_in_child(self) -> None:
-        """Start anew in a child: its thread is the parent's."""
+        """Start anew in a child: its thread is the parent's, and so is a turn that was under way."""
         self._become_new()
+        self._due = dict.fromkeys(self._due, 0.0)
         if self._due:
             self._start()
 

@@ -175,18 +175,18 @@ def test_a_child_has_a_thread_of_its_own() -> None:
     script = """
 import os, threading
 from streamll.monitors.agent import agent
-turns = threading.Semaphore(0)
+turns, forked = threading.Semaphore(0), threading.Event()
 class Task:
     tool = "memory"
     def tick(self, now):
         turns.release()
+        forked.wait(30)  # the fork comes in the middle of a turn
         return now + 0.001
 agent.add(Task())
 assert turns.acquire(timeout=30)
 if os.fork() == 0:
-    while turns.acquire(blocking=False):
-        pass
     os._exit(0 if turns.acquire(timeout=30) and agent.running else 1)
+forked.set()
 _, status = os.wait()
 print(os.waitstatus_to_exitcode(status), turns.acquire(timeout=30))
 """

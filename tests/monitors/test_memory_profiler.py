@@ -163,8 +163,7 @@ class TestSwitching:
         with MemoryProfiler(interval=0.005) as profiler:
             assert wait_until(lambda: profiler.stats().readings > 20)
             receiving, sending = os.pipe()
-            with agent._turning:
-                pid = os.fork()
+            pid = os.fork()
             if pid == 0:
                 at_first = profiler.stats().readings
                 wait_until(lambda: profiler.stats().readings > at_first + 3, timeout=10)
