@@ -65,6 +65,10 @@ Setting = bool | Mapping[str, Any] | OptionSet | Tool
 """Whether a tool is wanted, its options (a mapping or its options object), or the tool itself."""
 
 
+OUR_OWN = frozenset({"metric", "memory", "profile"})
+"""Types of events that sum up: they are no operation of the program's."""
+
+
 class Operations:
     """What each operation did, folded from the events that come by, whether they go anywhere or not.
 
@@ -107,6 +111,8 @@ class Operations:
         self, event_type: str, operation: str, module_name: str, method_name: str, level: str, data: dict[Any, Any]
     ) -> None:
         """Take down what an event says, in one step that nothing can come between."""
+        if event_type in OUR_OWN or event_type.startswith("streamll."):
+            return
         is_span = event_type == "span"
         name = operation or f"{module_name}.{method_name}".strip(".") or event_type
         failed = level == "error" or level == "critical" or (is_span and "error" in data)

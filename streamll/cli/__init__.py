@@ -14,13 +14,17 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import NoReturn
 
 import streamll
-from streamll.cli import audit, check, replay, run, scrub, tail
 from streamll.cli.output import conceal, say
+from streamll.cli.program import Interrupted
 from streamll.errors import ConfigurationError, StreamllError
 from streamll.views.line import neutral
+
+COMMANDS = ("run", "check", "tail", "audit", "replay", "scrub")
+"""Each is the module of that name."""
 
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
@@ -35,13 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     try:
-        arguments = _parser().parse_args(argv)
+        arguments = _parser(sys.argv[1:] if argv is None else argv).parse_args(argv)
         code: int = arguments.run(arguments)
         sys.stdout.flush()
         return code
     except SystemExit as leave:  # argparse has said why
         return leave.code if isinstance(leave.code, int) else FAILED
-    except run.Interrupted:
+    except Interrupted:
         raise KeyboardInterrupt from None  # by which the interpreter ends as the program would have
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -71,12 +75,13 @@ class _Parser(argparse.ArgumentParser):
         self.exit(MISUSED, f"{self.prog}: error: {neutral(conceal(message))}\n")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="streamll", description="Looks at where streamll sends events, and at the events there.")
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    parser = _Parser(prog="streamll", description="Watches programs, and looks at where their events go.")
     parser.add_argument("--version", action="version", version=f"streamll {streamll.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (run, check, tail, audit, replay, scrub):
-        name = command.__name__.rpartition(".")[2]
+    # Where the command is known, the others need not be imported.
+    for name in words[:1] if words and words[0] in COMMANDS else COMMANDS:
+        command = import_module(f"{__name__}.{name}")
         summary, _, _ = (command.__doc__ or "").partition("\n")
         own = commands.add_parser(
             name,

@@ -9,16 +9,18 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from streamll import codec
-from streamll.consumers import Received
 from streamll.models import StreamllEvent
 from streamll.options import MIB
 from streamll.values import clean
 from streamll.views.line import format_event, neutral, neutral_json
+
+if TYPE_CHECKING:
+    from streamll.consumers import Received
 
 # Up to the last `@` before white space, since a password may have been written without its escapes; also where the
 # scheme was forgotten.

@@ -23,6 +23,10 @@ from typing import Any
 from streamll.errors import ConfigurationError
 
 
+class Interrupted(Exception):
+    """Raised when Ctrl-C ended the program, which has been said: the interpreter is to end by that signal."""
+
+
 @dataclass(frozen=True)
 class Program:
     """What is to be run.

@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Any
 
 from streamll.cli.output import say
-from streamll.cli.program import Program, find_module, find_script
+from streamll.cli.program import Interrupted, Program, find_module, find_script
 from streamll.errors import ConfigurationError
 from streamll.monitoring import Monitor, monitor
 from streamll.runtime.leave import call_at_leave
@@ -33,10 +33,6 @@ from streamll.views.run_report import format_run
 
 RUN_MEMORY = {"interval": 0.1, "warmup": 1.0, "leak_after": 60.0}
 """A program that is run to be looked at may live for seconds: memory is read more often, and judged earlier."""
-
-
-class Interrupted(Exception):
-    """Raised when Ctrl-C ended the program, which has been said: the interpreter is to end by that signal."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
