@@ -28,7 +28,7 @@ __all__ = [
     "words_of",
 ]
 
-if not TYPE_CHECKING:  # with it in sight, a type checker would take any name for one of ours
+if not TYPE_CHECKING:  # pragma: no branch  # with it in sight, a type checker would take any name for one of ours
 
     def __getattr__(name: str) -> Any:
         if name not in __all__:

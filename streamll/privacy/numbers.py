@@ -24,12 +24,13 @@ _RUN = re.compile(r"[0-9][0-9 ().+/\-]{5,}[0-9]")
 _PHONE = re.compile(
     r"""
     (?: (?<![A-Za-z0-9+.]) \+ [1-9] (?: \)? [ ./\-]? \(? [0-9] ){6,14} (?![0-9])
-    |   (?<![A-Za-z0-9.+/\-]) (?: 1[ .\-] )? (?: \([0-9]{3}\)[ ]? | [0-9]{3}[ .\-] ) [0-9]{3} [ .\-] [0-9]{4} (?![./][0-9]|-[A-Za-z0-9])
+    |   (?<![A-Za-z0-9+./\-]) (?: 1[ .\-] )?
+        (?: \([0-9]{3}\)[ ]? | (?P<area>[0-9])[0-9]{2}(?P<between>[ .\-]) )
+        (?P<exchange>[0-9])[0-9]{2} (?P<last>[ .\-]) [0-9]{4} (?![./][0-9]|-[A-Za-z0-9])
     ) (?![A-Za-z0-9])
     """,
     re.VERBOSE,
 )
-_NATIONAL = re.compile(r"(?:1[ .\-])?\(?([0-9])[0-9]{2}\)?([ .\-]?)([0-9])[0-9]{2}([ .\-])[0-9]{4}")
 
 _SAYS_PHONE = re.compile(
     r"(?<![A-Za-z])(?:(?:tele)?phone|tel|mobile|fax|whatsapp)(?:[ _-]?(?:number|no|nr))?(?:\.|\.?[\"']?\s?[:=])\s?[\"']?[+(]?\Z",
@@ -131,7 +132,7 @@ def _in_run(text: str, start: int, end: int) -> Iterator[Hit]:
                 yield *found.span(), "card"
     seen = False
     for found in _PHONE.finditer(text, before, behind):
-        if _is_phone(found[0]):
+        if _is_phone(found):
             seen = True
             yield *found.span(), "phone"
     if not seen and _may_be_dialled(text[start:end]) and _SAYS_PHONE.search(text[max(start - _SAID, 0) : start]):
@@ -169,18 +170,16 @@ def is_iban(text: str) -> bool:
     return int("".join(str(int(character, 36)) for character in plain[4:] + plain[:4])) % 97 == 1
 
 
-def _is_phone(text: str) -> bool:
+def _is_phone(found: re.Match[str]) -> bool:
+    text = found[0]
     if text[0] == "+":
         groups = re.split(r"[ ./()\-]+", text[1:])
         if sum(map(len, groups)) < 8:
             return False
         # What has one dot is a number with a sign.
         return "." not in text or (len(groups) >= 3 and max(map(len, groups)) <= 4)
-    national = _NATIONAL.fullmatch(text.replace(") ", ")"))
-    if national is None:
-        return False
-    area, between, exchange, last = national.groups()
-    if "(" in text:
+    area, between, exchange, last = found.group("area", "between", "exchange", "last")
+    if area is None:  # it is in brackets
         return True
     if between != last:
         return False

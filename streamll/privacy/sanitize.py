@@ -111,7 +111,7 @@ class Sanitizer:
         rules = self._rules
         for key, value in data.items():
             if not isinstance(key, str) or not rules(key):
-                item = self.value(value, (*path, str(key) if isinstance(key, (str, int)) else type(key).__name__))
+                item = self.value(value, (*path, key if type(key) is str else type(key).__name__))
                 if item is not DROPPED:
                     made[key] = item
                 continue

@@ -80,8 +80,6 @@ class Scanner:
                 whole = own[0][0] >= 0 and own[-1][1] <= len(text)
                 redacted[text] = self._replaced(text, own, len(text)) if whole else self.redact(text)
             begin = behind + len(BETWEEN)
-            if span[1] <= begin:
-                span = next(left, _NO_MORE)
         return redacted
 
     def spans(self, text: str) -> list[Hit]:

@@ -109,7 +109,7 @@ CASES: dict[str, tuple[str, dict[str, object]]] = {
     ),
 }
 _ROUNDS, _CALLS = 15, 400
-_FRAME = ("e" * 32, "x" * 32, "s" * 16, "", 1_700_000_000_000_000_000)
+_FRAME = ("e" * 32, "a" * 32, "b" * 16, "", 1_700_000_000_000_000_000)
 
 
 def costs() -> dict[str, float]:

@@ -9,6 +9,7 @@ from typing import Any
 from streamll.api import emit
 from streamll.hub import hub
 from streamll.models import StreamllEvent
+from streamll.privacy import process_key
 
 
 @contextmanager
@@ -30,3 +31,15 @@ def event_here(event_type: str, data: Any = None, **given: Any) -> StreamllEvent
     with hub.instead(keep):
         emit(event_type, data, **given)
     return made[0] if made else None
+
+
+@contextmanager
+def no_pseudonym_yet() -> Iterator[None]:
+    """Let a block be the first in the process to need a key for pseudonyms."""
+    before = process_key._made.copy()
+    process_key._made.clear()
+    try:
+        yield
+    finally:
+        process_key._made.clear()
+        process_key._made.update(before)

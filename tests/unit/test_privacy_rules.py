@@ -20,7 +20,8 @@ from streamll.privacy.kinds import read_rules
 from streamll.privacy.process_key import VARIABLE
 from streamll.privacy.pseudonyms import DIGITS, Pseudonyms
 from streamll.privacy.rules import Rules, names_user
-from streamll.privacy.sanitize import MAX_DEPTH
+from streamll.privacy.sanitize import MAX_DEPTH, Sanitizer
+from tests.unit.here import no_pseudonym_yet
 from tests.unit.strategies import plain_maps, private_texts, secret_keys
 
 KEY = "a key of this test alone"
@@ -30,11 +31,8 @@ KEY = "a key of this test alone"
 def _no_key_yet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A process that has made no pseudonym, and whose environment has no key."""
     monkeypatch.delenv(VARIABLE, raising=False)
-    before = process_key._made.copy()
-    process_key._made.clear()
-    yield
-    process_key._made.clear()
-    process_key._made.update(before)
+    with no_pseudonym_yet():
+        yield
 
 
 class TestUsers:
@@ -208,6 +206,12 @@ class TestSanitize:
         made = sanitize_attributes({"user_id": 1, "user_id_hash": "mine", "userid": 2}, key=KEY)
         assert made["user_id_hash"] == "mine"
         assert made["user_id_hash'"] == hash_sensitive(1, KEY)
+
+    def test_what_stands_under_a_private_key_may_be_dropped(self) -> None:
+        rules = Rules(strategies=read_rules("phone=drop"), texts=True)
+        assert Sanitizer(rules).map({"bob@example.com": "+1234567890", "a": ["+1234567890"], 1: "+1234567890"}) == {
+            "a": []
+        }
 
     def test_what_goes_round_or_is_too_deep_ends(self) -> None:
         attrs: dict[str, Any] = {"a": 1}

@@ -180,6 +180,13 @@ class TestFound:
         assert each is not None
         left = [found.text if (found := each[text]) else text for text in texts]
         assert left == ["[redacted:private_key]", "fine", "[redacted:email]"]
+        each = SCANNER.redact_each([texts[0], "MIIE\n-----END PRIVATE KEY----- bob@example.com", "ann@example.com"])
+        assert each is not None
+        assert [found and found.text for found in each.values()] == [
+            "[redacted:private_key]",
+            "MIIE\n-----END PRIVATE KEY----- [redacted:email]",
+            "[redacted:email]",
+        ]
 
     @pytest.mark.parametrize(("kind", "around", "found"), [each for each in EACH if each[0] not in AROUND])
     def test_is_found_with_signs_that_take_no_place_and_signs_that_look_alike(

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamll import codec
-from streamll.models import NO_TAGS, StreamllEvent
+from streamll.errors import BufferFullError
+from streamll.models import NO_TAGS, Record, StreamllEvent
 from streamll.options import KIB, PipelineOptions
 from streamll.pipeline import Pipeline, PipelineStats, _rules_of
 from streamll.plain import texts_after
@@ -118,6 +119,12 @@ class TestShortWay:
         if left >= 0:
             assert texts == ["abc", "yz"]
 
+    def test_gathers_texts_as_deep_as_there_may_be_some(self) -> None:
+        texts: list[str] = []
+        assert texts_after([[[[["a"]]]]], texts, 1000) > 0
+        assert texts == ["a"]
+        assert texts_after([[[[[["a"]]]]]], [], 1000) == -1
+
 
 class TestNothingGetsOut:
     @given(
@@ -210,10 +217,33 @@ class TestNothingGetsOut:
         monkeypatch.setattr(pipeline.rules, "scanner", Failing())
         take = Pipeline.straight(pipeline, codec.MSGPACK, fail)
         with caplog.at_level(logging.DEBUG, "streamll"):
-            fields = ("noted", "e" * 32, "x" * 32, "", "", 1, "", "", "", "")
+            fields = ("noted", "e" * 32, "a" * 32, "", "", 1, "", "", "", "")
             assert take(*fields, {"note": "bob@example.com"}, NO_TAGS, "") is False
         assert pipeline.stats() == PipelineStats(internal_errors=1)
         assert "bob" not in caplog.text
+
+    def test_by_the_straight_way(self) -> None:
+        made: list[Record] = []
+
+        def put(record: Record) -> bool:
+            made.append(record)
+            return True
+
+        take = Pipeline(full()).straight(codec.MSGPACK, put)
+        take("noted", "e" * 32, "run of bob@example.com", "", "", 1, "", "", "", "", {}, NO_TAGS, "")
+        take("noted", "e" * 32, "run 5", "", "", 1, "", "", "", "", {"user_id": 1}, ["bob@example.com"], "")
+        take("noted", "e" * 32, "a" * 32, "", "", 1, "", "", "", "", {"a": [[[[[["bob@example.com"]]]]]]}, NO_TAGS, "")
+        assert [record.execution_id for record in made] == ["run of [redacted:email]", "run 5", "a" * 32]
+        assert not any(b"bob" in record.payload for record in made)
+
+    def test_a_full_buffer_is_heard(self) -> None:
+        def put(_record: Record) -> bool:
+            raise BufferFullError("full")
+
+        take = Pipeline(full()).straight(codec.MSGPACK, put)
+        for text in ("fine", "bob@example.com"):
+            with pytest.raises(BufferFullError):
+                take("noted", "e" * 32, "a" * 32, "", "", 1, "", "", "", "", {"a": text}, NO_TAGS, "")
 
 
 class Failing:
@@ -294,6 +324,14 @@ class TestOptions:
         data = {"password": "x", "note": "bob@example.com"}
         assert read(PipelineOptions(redact_strategy="drop"), data=data).data == {"note": "bob@example.com"}
         assert read(PipelineOptions(redact_rules="key=keep"), data=data).data == data
+
+    @pytest.mark.parametrize("more", [{}, {"o": object()}], ids=["short way", "long way"])
+    def test_what_stands_under_a_private_key_may_be_dropped(self, more: dict[str, Any]) -> None:
+        data = {"bob@example.com": "+1234567890", "ann@example.com": {"a": 1}, **more}
+        assert read(full(redact_rules="phone=drop"), data=data).data == {
+            "[redacted:email]": {"a": 1},
+            **dict.fromkeys(more, "<object>"),
+        }
 
     def test_an_empty_map_is_left_of_what_is_dropped(self) -> None:
         assert read(full(redact_strategy="drop"), data={"a": {"token": 1}, "b": ["x@example.com"]}).data == {

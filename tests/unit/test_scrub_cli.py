@@ -15,6 +15,7 @@ from streamll import codec
 from streamll.cli import main
 from streamll.models import StreamllEvent
 from streamll.wire.file import event_line
+from tests.unit.here import no_pseudonym_yet
 from tests.unit.strategies import private_texts
 
 EVENT = StreamllEvent(
@@ -81,7 +82,8 @@ def test_keys_only_and_which(scrubbed: Callable[..., Scrubbed]) -> None:
 def test_a_copy_has_nothing_left_to_be_found(scrubbed: Callable[..., Scrubbed], tmp_path: Path) -> None:
     clean = b'{"event_type": "ok",  "data": {"a": 1.50}}\r\n'
     out = tmp_path / "out"
-    code, _, err = scrubbed(clean + LINE + b"mail bob@example.com", "--write", str(out))
+    with no_pseudonym_yet():
+        code, _, err = scrubbed(clean + LINE + b"mail bob@example.com", "--write", str(out))
     assert code == 1
     assert "another process" in err
     copied = out.read_bytes().splitlines(keepends=True)
