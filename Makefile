@@ -25,7 +25,7 @@ PERFORMANCE_PYTHON := $(PERFORMANCE_VENV)/bin/python
 PYTEST := $(BIN)/python -m pytest
 TEST_ENV := TEST_ENV_PYTHON=$(BIN)/python scripts/test-env.sh
 # The rooms without threads, clocks and sockets: nothing in them is hard to test, so all of it is tested.
-PURE := streamll/delivery/*,streamll/wire/*,streamll/codec.py,streamll/privacy.py,streamll/values.py,streamll/ranges.py,streamll/views/*,streamll/runtime/segment.py
+PURE := streamll/delivery/*,streamll/wire/*,streamll/codec.py,streamll/privacy/*,streamll/values.py,streamll/ranges.py,streamll/sketch.py,streamll/views/*,streamll/runtime/segment.py
 NEEDS_SERVERS := integration or redis or rabbitmq or e2e
 
 .DEFAULT_GOAL := help

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import streamll
 from streamll.consumers import consumer_for
+from streamll.views.run_report import format_findings
 from streamll.views.summary import Summary
 
 SERVER_START = 10.0
@@ -148,10 +149,11 @@ def main() -> int:
     parser.add_argument("--files", type=int, default=400, help="sources to index, at most (default: 400)")
     args = parser.parse_args()
     with chosen_sink(args.sink) as url:
-        streamll.configure(sinks=[url], service="streamll-demo", buffer_size=100_000)
+        watch = streamll.monitor([url], profile=True, memory=True, service="streamll-demo", buffer_size=100_000)
         started = time.perf_counter()
         index = index_library(args.files)
         worked = time.perf_counter() - started
+        watch.stop()
         streamll.flush(30)
         stats = streamll.shutdown(30)
         (sink,) = stats.sinks.values()
@@ -166,6 +168,7 @@ def main() -> int:
         else:
             summary, found = read_back(url, sink.producer, sink.delivered)
             print(f"Read back {found} events:\n{summary.table()}\n")
+        print(f"What the tools saw:\n{format_findings(watch.report())}\n")
         print(
             f"The sink: {sink.delivered} delivered in {sink.batches} batches, {sink.retries} retries, circuit "
             f"{sink.circuit}; emit to confirmed: p50 {ms(sink.latency.p50)}, p95 {ms(sink.latency.p95)}, "

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from streamll.monitors.logging_events import LoggingHandler, capture_logging
     from streamll.monitors.loop_watch import watch_loop
     from streamll.monitors.memory_profiler import MemoryProfiler
-    from streamll.monitors.metrics import counter, gauge, histogram
+    from streamll.monitors.metrics import Metrics, counter, gauge, histogram
     from streamll.monitors.propagate import propagate
     from streamll.monitors.stream_span import stream
     from streamll.monitors.telemetry import MetricType, Telemetry
@@ -83,6 +83,7 @@ _HOMES = {
     "capture_logging": "monitors.logging_events",
     "watch_loop": "monitors.loop_watch",
     "MemoryProfiler": "monitors.memory_profiler",
+    "Metrics": "monitors.metrics",
     "counter": "monitors.metrics",
     "gauge": "monitors.metrics",
     "histogram": "monitors.metrics",
@@ -113,6 +114,7 @@ __all__ = [
     "LoggingHandler",
     "MemoryProfiler",
     "MetricType",
+    "Metrics",
     "Span",
     "Stats",
     "StreamllError",

@@ -29,20 +29,29 @@ def format_run(report: Mapping[str, Any]) -> str:
     return "\n".join(_lines(report))
 
 
+def format_findings(report: Mapping[str, Any]) -> str:
+    """Return what the tools of `Monitor.report()` saw, beside the operations, and what watching cost."""
+    return "\n".join([*_findings(report), _cost(report["monitoring"])]).lstrip("\n")
+
+
 def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"streamll: {_name(report['program'])} {_ending(report['status'])} after {report['seconds']:,.2f} s, "
         f"{report['cpu_seconds']:,.2f} s of processor time"
     )
     yield from _operations(report["operations"]["operations"])
+    yield from _findings(report)
+    yield from _events(report["sinks"], report["balanced"])
+    yield _cost(report["monitoring"])
+
+
+def _findings(report: Mapping[str, Any]) -> Iterator[str]:
     if "profiler" in report:
         yield from _hot_spots(report["profiler"])
     if "memory" in report:
         yield from _memory(report["memory"])
     if "loops" in report:
         yield from _loops(report["loops"])
-    yield from _events(report["sinks"], report["balanced"])
-    yield _cost(report["monitoring"])
 
 
 def _ending(status: Any) -> str:
