@@ -10,11 +10,21 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from time import perf_counter
+
+import pytest
 
 from tests.fixtures.process import free_port
 from tests.fixtures.redis import RedisServer
 from tests.performance.child import ROOT, Child, Children, environment
+
+
+def need(*modules: str) -> None:
+    """Skip the test where one of these is not installed."""
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        pytest.skip(f"not installed, since it comes with the extra `performance`: {', '.join(missing)}")
 
 
 def dead_url() -> str:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from importlib.util import find_spec
-
-import pytest
 
 from tests.performance.child import Child, Children
 from tests.performance.measuring import Lap, Race
+from tests.performance.programs import need
 from tests.performance.results import Aim, Findings
 
 BLOCKS = "median of blocks of 100 calls, a call's share, less an empty function's"
@@ -37,12 +35,6 @@ def laps_of(
 
 def of(laps: list[Lap], name: str = "block") -> list[float]:
     return [lap.value[name] for lap in laps]
-
-
-def need(*modules: str) -> None:
-    missing = [name for name in modules if find_spec(name) is None]
-    if missing:
-        pytest.skip(f"not installed, since it comes with the extra `performance`: {', '.join(missing)}")
 
 
 def test_a_span(race: Race, findings: Findings, children: Children, quick: bool) -> None:

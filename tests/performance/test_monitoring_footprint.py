@@ -38,17 +38,23 @@ def test_start_up_of_all_tools(race: Race, findings: Findings, quick: bool) -> N
         findings.row(f"Start-up, {name}", above, "ms", aim=aim, note=note)
 
 
-def test_memory_with_all_tools(race: Race, findings: Findings, quick: bool) -> None:
+@pytest.mark.redis
+def test_memory_with_all_tools(race: Race, findings: Findings, redis_here: RedisServer, quick: bool) -> None:
     findings.about("monitoring", "Memory of a process with all tools on (RSS)")
     seconds, rounds = (0.2, 1) if quick else (1.5, 3)
-    ways = {"sink": "a sink alone", "everything": "all tools on"}
-    laps = race({way: partial(program, "memory", seconds, way=way) for way in ways}, rounds, warm_up=0)
+    arms = {way: partial(program, "memory", seconds, way=way) for way in ("sink", "everything")}
+    arms["redis"] = partial(
+        program, "memory", seconds, way="everything", url=f"{redis_here.url}?stream=memory-with-all-tools"
+    )
+    laps = race(arms, rounds, subject="everything", warm_up=0)
     note = f"interpreter included, a sink in memory, after {seconds:g} s of spans and events from four threads"
     alone = [lap.value["after"] for lap in laps["sink"]]
     watched = [lap.value["after"] for lap in laps["everything"]]
     findings.row("Whole process, a sink alone", alone, "MB", note=note)
     findings.row("Whole process, all tools on", watched, "MB", aim=Aim(at_most=40), note=note)
     findings.row("Whole process, all tools on, at its fullest", [lap.value["peak"] for lap in laps["everything"]], "MB")
+    to_redis = [lap.value["after"] for lap in laps["redis"]]
+    findings.row("Whole process, all tools on, to Redis", to_redis, "MB", note="its client takes the rest")
     added = [more - less for more, less in zip(watched, alone, strict=True)]
     findings.row("What the tools add", added, "MB")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from tests.fixtures.redis import RedisServer
 from tests.performance.child import Children
 from tests.performance.measuring import Race
 from tests.performance.pairs import Figure, Interval, bootstrap, in_turn, middle, worst
+from tests.performance.programs import need
 from tests.performance.results import Aim, Findings
 from tests.performance.watching import WAYS
 from tests.performance.workloads import PROGRAMS
@@ -27,7 +27,7 @@ HOW = (
 )
 PACED = "the program waits for most of the time: what is added is a share of one processor"
 PEERS = ("pyinstrument", "cprofile", "tracemalloc")
-TOOLS = ("sink", "profiler", "memory", "metrics", "loops")
+TOOLS = ("profiler", "memory", "metrics", "loops", "sink")
 BLOCK = {False: 0.1, True: 0.04}
 """Seconds that a block lasts: in a run that measures, and in one that is only a look."""
 SOME = ("deltablue", "async_tree", "token_stream")
@@ -41,13 +41,6 @@ Costs = dict[str, dict[str, list[float]]]
 def costs() -> Costs:
     """What the tests of this module found, for the last of them."""
     return {}
-
-
-def need(program: str) -> None:
-    wanted = {"django_template": ("pyperformance", "pyperf", "django")}.get(program, ("pyperformance", "pyperf"))
-    missing = [name for name in (*wanted, "pyinstrument") if find_spec(name) is None]
-    if missing:
-        pytest.skip(f"not installed, since it comes with the extra `performance`: {', '.join(missing)}")
 
 
 class Comparison:
@@ -64,6 +57,7 @@ class Comparison:
     def __init__(
         self, children: Children, program: str, quick: bool, seconds: float | None = None, **settings: str
     ) -> None:
+        need("pyperformance", "pyperf", "django", "pyinstrument")
         self._child = children.start("overhead", program=program, **settings)
         self._longest = 0.1 if quick else 1.0
         found = self._child("calibrate", seconds=seconds or BLOCK[quick])
@@ -87,15 +81,15 @@ class Comparison:
         processor where it waits for most of the time."""
 
         def of(pair: Mapping[str, Any]) -> float:
-            (plain, lasted), (watched, _) = pair["plain"], pair["watched"]
-            return float((watched - plain) / (lasted if self.is_paced else plain) * 100)
+            plain, watched = pair["plain"], pair["watched"]
+            return float((watched["cpu"] - plain["cpu"]) / plain["seconds" if self.is_paced else "cpu"] * 100)
 
         return by_way(pairs, of)
 
     @staticmethod
     def slower(pairs: list[dict[str, Any]]) -> dict[str, list[float]]:
         """The percent by which each way makes it last longer by the wall, pair by pair."""
-        return by_way(pairs, lambda pair: (pair["watched"][1] / pair["plain"][1] - 1) * 100)
+        return by_way(pairs, lambda pair: (pair["watched"]["seconds"] / pair["plain"]["seconds"] - 1) * 100)
 
 
 def by_way(pairs: list[dict[str, Any]], figure: Callable[[Mapping[str, Any]], float]) -> dict[str, list[float]]:
@@ -116,7 +110,6 @@ def report(findings: Findings, program: str, added: Mapping[str, list[float]], n
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_overhead(race: Race, findings: Findings, children: Children, quick: bool, costs: Costs, program: str) -> None:
-    need(program)
     findings.about("monitoring", f"{TITLE}: {program}")
     pairs, null, peers = (1, 1, int(program == "deltablue")) if quick else (16, 10, 3)
     watched = Comparison(children, program, quick)
@@ -141,7 +134,6 @@ def test_overhead_with_redis(
     costs: Costs,
     program: str,
 ) -> None:
-    need(program)
     findings.about("monitoring", f"{TITLE}, its events going to Redis: {program}")
     pairs = 1 if quick else 8
     watched = Comparison(children, program, quick, url=f"{redis_here.url}?stream=watched-{program}")
@@ -157,22 +149,21 @@ def test_overhead_with_redis(
 
 def test_long_blocks(race: Race, findings: Findings, children: Children, quick: bool) -> None:
     """What comes once a second or more rarely is in few short blocks, and at its beginning each tool does more than later."""
-    need("deltablue")
     findings.about("monitoring", f"{TITLE}: deltablue, in long blocks")
     seconds, pairs = (0.3, 1) if quick else (1.5, 4)
     watched = Comparison(children, "deltablue", quick, seconds)
     (lap,) = race({"pairs": partial(watched.run, {"everything": pairs})}, 1, warm_up=0)["pairs"]
+    assert all(pair["watched"]["samples"] for pair in lap.value), "nothing watched"
     report(findings, f"deltablue, blocks of {seconds:g} s", watched.added(lap.value))
     findings.say("To be compared with the same in short blocks; here the budget's controller has time to decide, too.")
 
 
 @pytest.mark.parametrize("program", SOME)
 def test_each_tool_alone(race: Race, findings: Findings, children: Children, quick: bool, program: str) -> None:
-    need(program)
     findings.about("monitoring", f"What each tool adds by itself: {program}")
-    pairs = 1 if quick else 5
+    pairs = dict.fromkeys(TOOLS[:2], 1) if quick else dict.fromkeys(TOOLS, 5)
     watched = Comparison(children, program, quick)
-    (lap,) = race({"pairs": partial(watched.run, dict.fromkeys(TOOLS, pairs))}, 1, warm_up=0)["pairs"]
+    (lap,) = race({"pairs": partial(watched.run, pairs)}, 1, warm_up=0)["pairs"]
     report(findings, program, watched.added(lap.value), PACED if watched.is_paced else "")
 
 

@@ -6,7 +6,6 @@ tools add to a program's time (overhead.py).
 
 from __future__ import annotations
 
-import gc
 import sys
 import threading
 from collections.abc import Mapping
@@ -50,13 +49,12 @@ class Program:
         self._way, self._url = way, url
 
     def memory(self, seconds: float) -> Answer:
-        """Work for so long, and return the process's MB: at its start, then, and at its fullest."""
-        before = rss()
+        """Work for so long, and return the process's MB then, and at its fullest."""
         end = begin(self._way, self._url)
         self._work(seconds)
         after = rss()
         end()
-        return {"before": before, "after": after, "peak": peak_rss()}
+        return {"after": after, "peak": peak_rss()}
 
     def grow(self, seconds: float) -> Answer:
         """Work steadily from several threads; return MB and allocated blocks after a third of the time and at its end,
@@ -68,9 +66,12 @@ class Program:
         pieces = self._work(seconds * 2 / 3)
         lasted = perf_counter() - start
         used, charged = process_time() - cpu, _spent() - spent
+        assert streamll.flush(30)
         late, late_blocks = rss(), sys.getallocatedblocks()
+        (sink,) = streamll.stats().sinks.values()
+        if not sink.balanced or any(sink.dropped.values()) or any(sink.refused.values()):
+            raise RuntimeError(f"not all was delivered: {sink}")
         end()
-        gc.collect()
         return {
             "early": early,
             "late": late,

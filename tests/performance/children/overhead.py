@@ -57,7 +57,7 @@ class Watched:
             pieces: Of the program's work, in each block.
 
         Returns:
-            Of each pair, for both blocks: seconds of processor time, and by the wall.
+            Of each pair, for both blocks: seconds of processor time ("cpu") and by the wall, and the profiler's samples.
         """
         pairs = []
         for way, plain_first, phase in turns:
@@ -67,7 +67,7 @@ class Watched:
             pairs.append({"way": way, "plain": plain, "watched": watched})
         return {"pairs": pairs}
 
-    def _block(self, way: str, pieces: int, phase: float) -> tuple[float, float]:
+    def _block(self, way: str, pieces: int, phase: float) -> Answer:
         run = self._program.run
         end = begin(way, self._url)
         try:
@@ -79,9 +79,10 @@ class Watched:
             cpu, start = process_time(), perf_counter()
             for _ in range(pieces):
                 run()
-            return process_time() - cpu, perf_counter() - start
+            cpu, seconds = process_time() - cpu, perf_counter() - start
         finally:
-            end()
+            samples = end()
+        return {"cpu": cpu, "seconds": seconds, "samples": samples if isinstance(samples, int) else 0}
 
 
 def make(program: str, url: str = "memory://") -> Mapping[str, Work]:
