@@ -24,8 +24,7 @@ from streamll.monitors.agent import agent
 from streamll.monitors.budget import PROFILER
 from streamll.monitors.config import read_options
 from streamll.monitors.outlet import send
-from streamll.monitors.profile_formats import Profile, write_profile
-from streamll.monitors.profile_sessions import Reading, Sessions
+from streamll.monitors.profile_sessions import Phase, Reading, Sessions
 from streamll.monitors.profile_wrappers import wrap
 from streamll.monitors.profiled import Action, ProfiledBlock, Recorder
 from streamll.monitors.stack_sampler import SamplerStats, StackSampler
@@ -176,9 +175,7 @@ class ActionProfiler:
         return self
 
     def _become_new(self) -> None:
-        self._switching = (
-            threading.RLock()
-        )  # held while it is started or stopped: no turn on the agent's thread takes it
+        self._switching = threading.RLock()  # while it is started or stopped; no turn on the agent's thread takes it
         self._lock = threading.RLock()
         self._sessions = Sessions(self.options.max_sessions)
 
@@ -307,9 +304,8 @@ class ActionProfiler:
             yield session_id
         finally:
             with self._lock:
-                is_open = (self.get_session(session_id) or {}).get("open")
-            if is_open:
-                self.end_session(session_id)
+                if self._sessions.is_open(session_id):
+                    self.end_session(session_id)
 
     def phase(self, name: str, session_id: str | None = None) -> Phase:
         """Begin a phase of a session, here and now, which ends the phase before; also a block, which ends it.
@@ -319,7 +315,8 @@ class ActionProfiler:
             session_id: Of which session; of the one that began last when None. Where there is none, nothing happens.
         """
         with self._lock:
-            return Phase(self, self._sessions.begin_phase(name, session_id, perf_counter_ns(), self._readings()))
+            begun = self._sessions.begin_phase(name, session_id, perf_counter_ns(), self._readings())
+        return Phase(begun, self._end_phase)
 
     def _end_phase(self, phase: tuple[str, int]) -> None:
         with self._lock:
@@ -412,6 +409,8 @@ class ActionProfiler:
             ConfigurationError: When there is no such format.
             OSError: When the file cannot be written.
         """
+        from streamll.monitors.profile_formats import Profile, write_profile
+
         profile = Profile(self.options.mode, self._sampler.read(), self.get_profile_data())
         write_profile(profile, path, format)
 
@@ -472,28 +471,6 @@ class ActionProfiler:
             },
             operation="streamll.profile",
         )
-
-
-class Phase:
-    """A phase of a session, which has begun; as a block, it ends with it."""
-
-    def __init__(self, profiler: ActionProfiler, place: tuple[str, int] | None) -> None:
-        self._profiler = profiler
-        self._place = place
-
-    def end(self) -> None:
-        """End it, unless it has ended."""
-        place, self._place = self._place, None
-        if place is not None:
-            self._profiler._end_phase(place)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.end()
 
 
 @functools.cache

@@ -27,23 +27,32 @@ def task_in(frame: FrameType) -> str:
     Args:
         frame: One that runs `loop_code`, of any thread.
     """
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is None:
-        return ""
     try:
-        task = asyncio.current_task(frame.f_locals["self"])
-        if task is None:
-            return ""
-        if not isinstance(task, asyncio.Task):
-            return type(task).__name__
-        return _name(asyncio.Task.get_coro(task))
+        return _name_of(frame.f_locals["self"])
     except Exception:  # a loop that is not what the standard library's is
         return ""
 
 
-def _name(coroutine: Any) -> str:
+def task_here() -> str:
+    """Return the same for this thread, whatever loop it runs: those written in C have no such frame."""
+    try:
+        return _name_of(None)
+    except Exception:  # no loop runs here
+        return ""
+
+
+def _name_of(loop: Any) -> str:
+    """The name of a loop's present task; of this thread's loop when None.
+
+    Raises:
+        RuntimeError: When this thread runs no loop.
+    """
+    asyncio = sys.modules["asyncio"]
+    task = asyncio.current_task(loop)
+    if task is None:
+        return ""
+    coroutine = asyncio.Task.get_coro(task) if isinstance(task, asyncio.Task) else task
     kind = type(coroutine)
-    if kind is CoroutineType or kind is GeneratorType:
-        name: str = coroutine.__qualname__
-        return name[:_LONGEST_NAME]
-    return kind.__name__[:_LONGEST_NAME]
+    named = coroutine if kind is CoroutineType or kind is GeneratorType else kind
+    name: str = named.__qualname__
+    return name[:_LONGEST_NAME]

@@ -6,9 +6,13 @@ What belongs here: which are open, and what each held, from readings that are ha
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 MAX_PHASES = 1000
 """Phases of a session that are kept; the later ones are counted."""
@@ -104,6 +108,11 @@ class Sessions:
         """How many have not ended."""
         return sum(session.ended is None for session in self._sessions.values())
 
+    def is_open(self, session_id: str) -> bool:
+        """Whether there is such a session, which has not ended."""
+        session = self._sessions.get(session_id)
+        return session is not None and session.ended is None
+
     def start(self, session_id: str, name: str, timestamp: int, now: int, readings: Readings) -> None:
         """Begin a session.
 
@@ -126,10 +135,8 @@ class Sessions:
             for key, session in reversed(self._sessions.items()):
                 if session.ended is None:
                     return key, session
-        else:
-            session_named = self._sessions.get(session_id)
-            if session_named is not None and session_named.ended is None:
-                return session_id, session_named
+        elif self.is_open(session_id):
+            return session_id, self._sessions[session_id]
         self.unknown += 1
         return None
 
@@ -187,3 +194,30 @@ class Sessions:
     def ids(self) -> list[str]:
         """Return the ids of all sessions that are kept, the oldest first."""
         return list(self._sessions)
+
+
+class Phase:
+    """A phase that has begun; as a block, it ends with it.
+
+    Args:
+        begun: What `Sessions.begin_phase` returned.
+        end: What ends it.
+    """
+
+    def __init__(self, begun: tuple[str, int] | None, end: Callable[[tuple[str, int]], None]) -> None:
+        self._begun = begun
+        self._end = end
+
+    def end(self) -> None:
+        """End it, unless it has ended."""
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            self._end(begun)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.end()

@@ -18,7 +18,7 @@ import weakref
 from collections import deque
 from dataclasses import dataclass, replace
 from time import perf_counter_ns, thread_time_ns
-from types import CodeType, TracebackType
+from types import CodeType, FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from streamll.hub import hub
@@ -43,6 +43,9 @@ OTHER = "(other actions)"
 _LONGEST_NAME = 200
 _GENERATOR = 0x20 | 0x80 | 0x200
 """Flags of code that may be left before its end: generators, coroutines, asynchronous generators."""
+
+_ENTERING = frozenset({"__enter__", "__aenter__", "enter_context", "enter_async_context"})
+"""Functions that enter a block for somebody else, such as `contextlib.ExitStack`'s, and are gone before it is left."""
 
 Note = int | tuple[int, int | None, bool, int, bool]
 """What a call took, in nanoseconds; or with more to say: by the clock; in its own code, None where that is not known;
@@ -320,7 +323,7 @@ class ProfiledBlock:
         self._action = action
         self._cell: Cell | None = None
         self.code: CodeType | None = None
-        self._key = 0
+        self._key = self._began = 0
 
     @property
     def operation(self) -> str:
@@ -328,37 +331,43 @@ class ProfiledBlock:
         return self._action.operation
 
     def __enter__(self) -> Self:
-        action = self._action
-        if action.recorder.on and self._cell is None:
-            frame = sys._getframe(1)
-            self.code = frame.f_code
-            if hub.frames is not None and len(hub.frames) < FRAMES_BOUND:
-                self._key = key = id(frame)
-                self._around = hub.frames.get(key)
-                hub.frames[key] = self
-            self._within = bool(frame.f_code.co_flags & _GENERATOR)
-            self._cell = cell = action.cell()
-            self._inner = cell.state.inner
-            if self._within:
-                action.runs[id(self)] = perf_counter_ns()
-            else:
-                cell.state.inner = 0
-                cell.depth += 1
-                if cell.depth == 1:
-                    cell.since = perf_counter_ns()
-            recorder = action.recorder
-            measured = recorder.cpu and not self._within and not len(action.notes) & recorder.mask
-            self._cpu = thread_time_ns() if measured else -1
-            self._began = perf_counter_ns()
+        if self._action.recorder.on and self._cell is None:
+            self._enter(sys._getframe(1))
         return self
+
+    def _enter(self, frame: FrameType) -> None:
+        """Begin a call in the frame of whoever enters, or of whom he does it for."""
+        action = self._action
+        while frame.f_code.co_name in _ENTERING and frame.f_back is not None:
+            frame = frame.f_back
+        self.code = frame.f_code
+        if hub.frames is not None and len(hub.frames) < FRAMES_BOUND:
+            self._key = key = id(frame)
+            self._around = hub.frames.get(key)
+            hub.frames[key] = self
+        self._within = bool(frame.f_code.co_flags & _GENERATOR)
+        self._cell = cell = action.cell()
+        self._inner = cell.state.inner
+        if self._within:
+            action.runs[id(self)] = perf_counter_ns()
+        else:
+            cell.state.inner = 0
+            cell.depth += 1
+            if cell.depth == 1:
+                cell.since = perf_counter_ns()
+        recorder = action.recorder
+        measured = recorder.cpu and not self._within and not len(action.notes) & recorder.mask
+        self._cpu = thread_time_ns() if measured else -1
+        self._began = perf_counter_ns()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        wall = perf_counter_ns() - getattr(self, "_began", 0)
+        wall = perf_counter_ns() - self._began
         cell, self._cell = self._cell, None
         if cell is None:
             return
+        self.code = None
         cpu = thread_time_ns() - self._cpu if self._cpu >= 0 else -1
         own: int | None = None
         nested = False
@@ -380,7 +389,9 @@ class ProfiledBlock:
             self._action.recorder.fold(self._action)
 
     async def __aenter__(self) -> Self:
-        return self.__enter__()
+        if self._action.recorder.on and self._cell is None:
+            self._enter(sys._getframe(1))
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -29,7 +29,7 @@ from streamll.hub import hub
 from streamll.monitors.agent import agent
 from streamll.monitors.budget import PROFILER, budget
 from streamll.monitors.interpreters import is_alone, why_no_look
-from streamll.monitors.loop_tasks import loop_code, task_in
+from streamll.monitors.loop_tasks import loop_code, task_here, task_in
 from streamll.monitors.prof_timer import ProfTimer
 from streamll.monitors.stacks import Samples, Stacks
 from streamll.monitors.thread_clocks import HAVE_CLOCKS, look_up, read_clock
@@ -114,11 +114,12 @@ class SamplerStats:
 class _Look:
     """What is known of a thread from the looks before."""
 
-    __slots__ = ("asked", "clock", "cpu", "credit", "key", "line", "name", "owner", "seen", "stack", "still")
+    __slots__ = ("asked", "clock", "cpu", "credit", "here", "key", "line", "name", "owner", "seen", "stack", "still")
 
     def __init__(self, ident: int, seen: int) -> None:
         self.seen = seen
         self.cpu = self.credit = self.still = 0
+        self.here = False
         self.key: tuple[int, int, int] | None = None
         self.owner = self.stack = self.line = 0
         self.ask(ident, seen)
@@ -182,6 +183,8 @@ class StackSampler:
         self._last = now = monotonic_ns()
         self._began_cpu = self._cpu_then = self._process_then = process_time_ns()
         self._looks = {}
+        if not self.running:
+            return
         for ident in sys._current_frames():
             look = self._looks[ident] = _Look(ident, now)
             look.cpu = (look.clock and read_clock(look.clock)) or 0
@@ -194,8 +197,8 @@ class StackSampler:
         if self._why:
             log.warning("streamll samples no stacks: %s", self._why)
             return
-        self._baseline()
         self.running = True
+        self._baseline()
         _want_frames(self)
         if self._by_signal and self.mode == "cpu":
             self._why = self._timer.arm(self._interval_now())
@@ -332,7 +335,7 @@ class StackSampler:
             self._why = "another interpreter runs in the process"
             return
         frames = sys._current_frames()
-        here = threading.get_ident()
+        self._here = here = threading.get_ident()
         if interrupted is None:
             frames.pop(here, None)
         else:
@@ -379,6 +382,7 @@ class StackSampler:
 
     def _look_at(self, ident: int, frames: dict[int, FrameType], now: int) -> None:
         look = self._looks[ident]
+        look.here = ident == self._here
         frame = frames[ident]
         if not look.clock and now - look.asked > _REFRESH * 1e9:
             look.ask(ident, now)
@@ -477,6 +481,8 @@ class StackSampler:
                 if code is loop and not task:
                     task = task_in(frame)
             frame = frame.f_back
+        if not task and look.here and loop is not None:
+            task = task_here()
         look.stack = self._stacks.stack(codes or [innermost.f_code], deeper=frame is not None)
         look.owner = self._stacks.owner(look.name, task, action, operation)
 

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -563,20 +564,28 @@ class TestSamples:
 
         @profiler.profile("burning")
         def burning() -> None:
-            known_shares.half(0.15)
+            known_shares.half(0.1)
 
         @profiler.profile("later")
         async def later() -> None:
-            known_shares.third(0.15)
+            known_shares.third(0.1)
             await asyncio.sleep(0)
+
+        async def block() -> None:
+            async with profiler.profile_action("an async block"):
+                known_shares.rest(0.08)
 
         with profiler:
             burning()
             with profiler.profile_action("a block"):
                 known_shares.rest(0.1)
             asyncio.run(later())
+            asyncio.run(block())
+            with ExitStack() as stack:
+                stack.enter_context(profiler.profile_action("a stacked block"))
+                known_shares.rest(0.08)
         owners = {each["action"]: each for each in profiler.report()["owners"]}
-        assert {"burning", "a block", "later"} <= owners.keys()
+        assert {"burning", "a block", "later", "an async block", "a stacked block"} <= owners.keys()
         assert owners["later"]["task"].endswith("later")
         spots = profiler.hot_spots(3)
         assert spots[0]["function"].endswith("burn")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 
 from streamll.api import configure
 from streamll.hub import hub
+from streamll.monitors.loop_tasks import task_here
 from streamll.monitors.stack_sampler import SIGNAL, StackSampler
 from streamll.monitors.stacks import by_owner
 from streamll.monitors.thread_clocks import HAVE_CLOCKS
@@ -139,6 +141,13 @@ class TestWhose:
         assert 0.05 < owners["inner"] < 0.15
         assert owners["outer"] > 0.01
         assert owners[""] > 0.01
+
+    def test_a_task_whose_loop_has_no_frame(self) -> None:
+        async def asking() -> str:
+            return task_here()
+
+        assert asyncio.run(asking()).endswith("asking")
+        assert task_here() == ""
 
 
 class TestThreads:
