@@ -17,6 +17,7 @@ import pytest
 
 from streamll.api import configure
 from streamll.hub import hub
+from streamll.monitors.budget import Allowance, budget
 from streamll.monitors.loop_tasks import task_here
 from streamll.monitors.stack_sampler import SIGNAL, StackSampler
 from streamll.monitors.stacks import by_owner
@@ -303,6 +304,21 @@ class TestSignal:
         finally:
             sampler.stop()
         assert sampler.stats().errors == 0
+
+    def test_comes_less_often_while_monitoring_costs_too_much(self) -> None:
+        sampler = StackSampler("cpu", FAST)
+        sampler.start()
+
+        def is_slower() -> bool:
+            budget.allowance = Allowance(sampling=8)  # which the agent decides anew every second
+            return signal.getitimer(signal.ITIMER_PROF)[1] > 4 * FAST
+
+        try:
+            assert not is_slower()
+            assert wait_until(is_slower)
+        finally:
+            budget.allowance = Allowance()
+            sampler.stop()
 
     def test_serves_one_sampler_of_two(self) -> None:
         one, other = StackSampler("cpu", FAST), StackSampler("cpu", FAST)
