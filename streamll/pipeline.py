@@ -537,7 +537,7 @@ def _rules_of(options: PipelineOptions) -> Rules | None:
     texts = options.redact == "full"
     strategies = read_rules(options.redact_rules, options.redact_strategy, texts)
     pseudonyms: Pseudonyms | None = None
-    if HASH in strategies.values():
+    if options.pseudonym_key or HASH in strategies.values():
         from streamll.privacy.process_key import ProcessPseudonyms
         from streamll.privacy.pseudonyms import Pseudonyms  # imports hashlib
 

@@ -60,7 +60,7 @@ class Rules(SensitiveKeys):
     ) -> None:
         super().__init__(also, keep)
         self.strategies = strategies
-        self._pseudonyms = pseudonyms
+        self.pseudonyms = pseudonyms
         self._verdicts: dict[str, Verdict] = {}
         self._looks_for_secrets = strategies[KEY] != KEEP
         self._looks_for_users = strategies[USER_ID] != KEEP
@@ -102,14 +102,14 @@ class Rules(SensitiveKeys):
 
         Who is nobody, None or an empty text, stays so.
         """
-        if verdict.strategy != HASH or self._pseudonyms is None:
+        if verdict.strategy != HASH or self.pseudonyms is None:
             return REDACTED
         if verdict.kind == KEY:
             text = text_of(value)
-            return REDACTED if text is None else f"[{KEY}:{self._pseudonyms.of(text)}]"
+            return REDACTED if text is None else f"[{KEY}:{self.pseudonyms.of(text)}]"
         if type(value) in (list, tuple) and len(value) <= _IDS_BOUND:
-            return [self._pseudonym(item, self._pseudonyms) for item in value]
-        return self._pseudonym(value, self._pseudonyms)
+            return [self._pseudonym(item, self.pseudonyms) for item in value]
+        return self._pseudonym(value, self.pseudonyms)
 
     def _pseudonym(self, value: Any, pseudonyms: Pseudonyms) -> str | None:
         if value is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Set
 from typing import Any
 
+from streamll.hub import hub
 from streamll.privacy.folding import folded
 from streamll.privacy.keys import REDACTED
 from streamll.privacy.kinds import DROP, KEY, REDACT, read_rules
@@ -54,8 +55,8 @@ def hash_sensitive(value: Any, key: str | bytes | None = None) -> str:
 
     Args:
         value: Text, bytes, a number or a UUID; None counts as an empty text.
-        key: The secret without which nobody can try values. Default: that in STREAMLL_PSEUDONYM_KEY, else one made by
-            chance for this process, which is said once in the log.
+        key: The secret without which nobody can try values. Default: the configured pseudonym_key, else that in
+            STREAMLL_PSEUDONYM_KEY, else one made by chance for this process, which is said once in the log.
 
     Raises:
         TypeError: When the value is of another type.
@@ -85,7 +86,11 @@ def sanitize_attributes(
 
 
 def _pseudonyms(key: str | bytes | None) -> Pseudonyms:
-    return ProcessPseudonyms() if key is None else Pseudonyms(key)
+    if key is not None:
+        return Pseudonyms(key)
+    rules = hub.rules
+    configured = rules.pseudonyms if isinstance(rules, Rules) else None
+    return ProcessPseudonyms() if configured is None else configured
 
 
 def _unheard(_path: Path, _kind: str, _strategy: str, _length: int) -> None:

@@ -14,6 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamll import privacy
+from streamll.hub import hub
+from streamll.options import PipelineOptions
+from streamll.pipeline import Pipeline
 from streamll.privacy import REDACTED, hash_sensitive, process_key, sanitize_attributes
 from streamll.privacy.keys import CACHE_BOUND, KEY_BOUND
 from streamll.privacy.kinds import read_rules
@@ -99,6 +102,13 @@ class TestPseudonyms:
         assert "u-1" not in caplog.text
         process_key._made.clear()
         assert hash_sensitive("u-1") != first
+
+    def test_the_configured_key_comes_first(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(VARIABLE, "a key of the environment")
+        for redact in ("keys", "full"):
+            monkeypatch.setattr(hub, "rules", Pipeline(PipelineOptions(redact=redact, pseudonym_key=KEY)).rules)
+            assert hash_sensitive("u-1") == hash_sensitive("u-1", KEY)
+            assert sanitize_attributes({"user_id": "u-1"}) == {"user_id_hash": hash_sensitive("u-1", KEY)}
 
     def test_the_environment_has_the_key(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
