@@ -86,3 +86,7 @@ class _Listening:
             module.__loader__ = self._loader
         self._loader.exec_module(module)
         self._executed(sys.modules.get(module.__name__, module))
+
+    # Tracebacks leave out the import system's frames, and a warning's stacklevel does not count them, by the file that
+    # they name; with another one between them, both would show us, and all of them.
+    exec_module.__code__ = exec_module.__code__.replace(co_filename="<frozen importlib._bootstrap>")

@@ -322,6 +322,16 @@ class TestFunctions:
             shop.decorated(1)
             assert [each[0] for each in told(events)] == ["price", "decorated"]
 
+    def test_of_a_module_that_warns_and_raises_while_it_is_imported(
+        self, engine: str, shops: Shops, events: list[StreamllEvent]
+    ) -> None:
+        name = shops.stock("import warnings\nwarnings.warn('old', DeprecationWarning, stacklevel=2)\n{}['key']")
+        tracer = AutoTracer(name, engine=engine)
+        with tracer, pytest.warns(DeprecationWarning, match="old") as warned, pytest.raises(KeyError) as raised:
+            __import__(name)
+        assert [each.filename for each in warned] == [__file__]
+        assert [Path(entry.path).name for entry in raised.traceback] == [Path(__file__).name, f"{name}.py"]
+
     def test_that_raise_and_that_are_left_early(self, engine: str, shops: Shops, events: list[StreamllEvent]) -> None:
         shop = shops.open()
         with AutoTracer(shop.__name__, engine=engine):
