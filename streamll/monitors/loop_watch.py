@@ -9,6 +9,7 @@ collected. asyncio is not imported: a program without it has no loops.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Mapping
 from contextvars import Context
@@ -42,6 +43,10 @@ MAX_LOOPS = 256
 
 MAX_BLOCKERS = 256
 """Places in the program that are counted as having blocked a loop."""
+
+_OTHER_CLOCK = 1.0
+"""Seconds by which a loop's own clock may differ from the monotonic one: beats by any other would say nothing, and would be
+time that passes in a program that sets the clock itself."""
 
 _MEASURED = 64
 """The cost of one beat of so many is measured."""
@@ -86,7 +91,7 @@ class LoopStats:
         unseen: Blocks of which no frame was seen: no other thread ran meanwhile either, as while one of them holds the
             interpreter's lock in C code, or while the whole process was stopped.
         rate: Blocks that became no event, being more than `per_minute`.
-        refused: Loops that were not watched, being more than fit.
+        refused: Loops that were not watched, being more than fit, or going by a clock of their own, as in tests.
     """
 
     loops: int = 0
@@ -266,6 +271,11 @@ class LoopWatch(Tool):
                 self._count(watched)
             elif not watched.beating:
                 watched.beating = True
+                if _has_own_clock(loop):
+                    watched.dropped = True
+                    with self._lock:
+                        self._refused += 1
+                    continue
                 try:
                     loop.call_soon_threadsafe(watched.beat, context=watched.context)
                 except RuntimeError:  # it was closed meanwhile
@@ -359,6 +369,17 @@ class LoopWatch(Tool):
         if watched in self._watched:
             self._watched.remove(watched)
             self._beats_before += watched.pulse.beats
+
+
+def _has_own_clock(loop: AbstractEventLoop) -> bool:
+    """Whether a loop goes by another time than `time.monotonic`, though it is of asyncio's own kind."""
+    kind: Any = getattr(sys.modules.get("asyncio.base_events"), "BaseEventLoop", None)
+    if kind is None or not isinstance(loop, kind) or getattr(loop.time, "__func__", None) is kind.time:
+        return False
+    try:
+        return bool(abs(loop.time() - monotonic()) > _OTHER_CLOCK)
+    except Exception:  # a clock that cannot be read here is none to go by
+        return True
 
 
 def watch_loop(loop: AbstractEventLoop | None = None, **options: Any) -> LoopWatch:

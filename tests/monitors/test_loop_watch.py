@@ -187,6 +187,31 @@ def test_loops_that_end_or_rest_are_let_go_and_not_late(events: list[StreamllEve
         assert not event.timestamp <= resting <= event.timestamp + event.data["duration_ns"]
 
 
+def test_a_loop_with_a_clock_of_its_own_is_left_alone() -> None:
+    class Virtual(asyncio.SelectorEventLoop):  # of which nothing sleeps: time passes as it is wanted
+        now = 0.0
+
+        def time(self) -> float:
+            return self.now
+
+        def call_at(self, when: float, *args: Any, **options: Any) -> Any:  # type: ignore[override]  # passes all on
+            self.now = max(self.now, when)
+            return super().call_at(when, *args, **options)
+
+    async def main() -> float:
+        await asyncio.to_thread(wait_until, lambda: watch.stats().refused == 1)
+        await asyncio.sleep(3600)
+        return asyncio.get_running_loop().time()
+
+    with LoopWatch(QUICK, new_loops=True) as watch:
+        loop = Virtual()
+        assert loop.run_until_complete(main()) == 3600
+        assert watch.stats().beats == 0
+        loop.close()
+        assert asyncio.run(asyncio.sleep(0.01, "another")) == "another"
+        assert watch.stats().refused == 1
+
+
 def test_ten_thousand_tasks_cost_no_more_beats(events: list[StreamllEvent]) -> None:
     async def main() -> LoopWatch:
         with watch_loop() as watch:
