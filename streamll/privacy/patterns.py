@@ -43,7 +43,7 @@ def _has_a_figure(token: str) -> bool:
 _SHAPES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (kind, re.compile(shape))
     for kind, shape in (
-        ("jwt", r"eyJ(?<![A-Za-z0-9_\-]eyJ)[A-Za-z0-9_\-]{7,}((?:\.[A-Za-z0-9_\-]*){1,4})"),
+        ("jwt", r"eyJ(?<![A-Za-z0-9]eyJ)[A-Za-z0-9_\-]{7,}((?:\.[A-Za-z0-9_\-]*){0,4})"),
         ("aws_key", r"A(?:[KSB]IA|CCA)(?<![A-Za-z0-9]A[A-Z]{3})[A-Z0-9]{16}(?![A-Za-z0-9])"),
         ("github_token", r"gh[pousr]_(?<![A-Za-z0-9]gh[pousr]_)[A-Za-z0-9]{30,}"),
         ("github_token", r"github_pat_(?<![A-Za-z0-9]github_pat_)[A-Za-z0-9_]{22,}"),
@@ -64,8 +64,8 @@ _SHAPES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("vendor_token", r"dop_v1_(?<![A-Za-z0-9]dop_v1_)[a-f0-9]{64}"),
     )
 )
-"""What tokens look like. The sign before which it cannot stand is asked for behind the fixed characters, since a search
-for those is quick."""
+"""What tokens look like. What may not stand before one is asked for behind its first characters, since a search for those is
+quick."""
 
 # What of those stands before their first `_` or `-`, and what begins with an A.
 _BEGINS_BEFORE_LINE = re.compile(r"_(?:(?<=gh[pousr]_)|(?<=hub_)|(?<=[sr]k_)|(?<=sec_)|(?<=npm_)|(?<=hf_)|(?<=dop_))")
@@ -179,12 +179,14 @@ def credentials(text: str, is_secret: Callable[[str], bool]) -> Iterator[Hit]:
             word = found[group].lower().strip("[](){}<>*.")
             if word and word not in _NO_SECRETS and not REPLACED.fullmatch(found[group]) and is_secret(found[1]):
                 yield *found.span(group), "credential"
+    patterns = []
     if "earer" in text or "EARER" in text:
-        for found in _BEARER.finditer(text):
-            yield *found.span(1), "credential"
+        patterns.append(_BEARER)
     if "uthorization" in text or "UTHORIZATION" in text:
-        for found in _BASIC.finditer(text):
-            yield *found.span(1), "credential"
+        patterns.append(_BASIC)
     if "ookie:" in text or "OOKIE:" in text:
-        for found in _COOKIES.finditer(text):
-            yield *found.span(1), "credential"
+        patterns.append(_COOKIES)
+    for pattern in patterns:
+        for found in pattern.finditer(text):
+            if not REPLACED.fullmatch(found[1]):
+                yield *found.span(1), "credential"

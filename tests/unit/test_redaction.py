@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamll import codec
@@ -60,6 +60,7 @@ class TestShortWay:
         st.sampled_from(["keys", "full"]),
         st.sampled_from(STRATEGIES),
     )
+    @settings(max_examples=120)
     def test_makes_what_the_long_one_makes(
         self, data: dict[str, Any], secrets: dict[str, Any], redact: str, strategy: str
     ) -> None:
@@ -144,6 +145,7 @@ class TestNothingGetsOut:
         st.sampled_from(STRATEGIES),
         st.sampled_from(["cut", "dead_letter"]),
     )
+    @settings(max_examples=120)
     def test_by_any_field_whether_cut_or_not(
         self, value: Any, name: str, filling: int, content_type: str, strategy: str, oversize: str
     ) -> None:
@@ -160,7 +162,7 @@ class TestNothingGetsOut:
         """What is too long is cut to an eighth of what there is room for; the match is moved over that place."""
         pipeline = Pipeline(full(max_event_bytes=KIB))
         found = AROUND.get(kind, "{}").format(FOUND_IN_TEXTS[kind][0])
-        for before in range(1, 900, 7):
+        for before in range(1, 600, 13):
             text = "x" * before + " " + found + " " + "y" * 2000
             record = pipeline.encode(event(data={"text": text.encode() if as_bytes else text, "other": 1}))
             left = str(codec.decode(record.payload).data["text"])
