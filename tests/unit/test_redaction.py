@@ -102,7 +102,7 @@ class TestShortWay:
             {"bob@example.com": 1, "ann@example.com": 2},
             {"a": Word("x")},
         ],
-        ids=repr,
+        ids="nan wide numbers-as-keys object deep-map deep-list long keys subclass".split(),
     )
     def test_leaves_to_the_long_one_what_it_cannot_do(self, data: Any) -> None:
         rules = _rules_of(full())
