@@ -51,8 +51,9 @@ _HOT_A_TICK = 20
 WATCH = 0.1
 """Seconds between two looks at whether the signal handler runs."""
 
-_A_LOOKS_WORTH = 1_000_000
-"""Nanoseconds of processor time that threads have had which were still, until they are looked at."""
+_A_LOOKS_WORTH, _BY_SIGNAL = 1_000_000, 8_000_000
+"""Nanoseconds of processor time that threads have had which were still, until they are looked at. More by signal: while
+ITIMER_PROF runs, Linux counts the process's processor time by its scheduler's ticks only, of up to 4 ms."""
 
 _STILL = 3
 """A thread that has not moved at more looks than so many in a row is not looked at every time."""
@@ -331,24 +332,61 @@ class StackSampler:
                 mine.cpu = ended  # what looking took is none of the program's
 
     def _look_at_all(self, interrupted: FrameType | None) -> None:
+        self._here = here = threading.get_ident()
+        now = monotonic_ns()
+        if now - self._loop_asked > _REFRESH * 1e9:
+            self._refresh(now)
+        self._clockless: list[tuple[_Look, int]] = []
+        self._known_ns = 0
+        worth = _A_LOOKS_WORTH if interrupted is None else _BY_SIGNAL
+        done = interrupted is not None and self._clocks and self._hot == {here}
+        if interrupted is not None and done:
+            self._look_at(here, interrupted, now)
+            self._rest_ns += self._rest()
+            if self._rest_ns <= worth:
+                return  # only this thread has run: as nearly always, and the others need not even be found
         if not is_alone():
             self._why = "another interpreter runs in the process"
             return
         frames = sys._current_frames()
-        self._here = here = threading.get_ident()
         if interrupted is None:
             frames.pop(here, None)
         else:
             frames[here] = interrupted
-        now = monotonic_ns()
-        if now - self._loop_asked > _REFRESH * 1e9:
-            self._loop_asked = now
-            self._loop = loop_code()
-            if hub.frames is not None and len(hub.frames) >= FRAMES_BOUND:
-                self._forgotten += len(hub.frames)
-                hub.frames.clear()  # left open by frames that are gone: nobody else would ever be told apart again
-        self._clockless: list[tuple[_Look, int]] = []
-        self._known_ns = 0
+        self._admit(frames)
+        hot = [ident for ident in self._hot if not done or ident != here]
+        for ident in self._next_of(hot, _HOT_A_TICK):
+            self._look_at(ident, frames[ident], now)
+        # What others have used; asking each of them whether it was that one costs more than asking the process.
+        rest = self._rest()
+        self._rest_ns += rest
+        if self._rest_ns > worth or self._clockless or not self._clocks or self.mode == "wall":
+            others = [ident for ident in frames if ident not in self._hot]
+            for ident in self._next_of(others, THREADS_A_TICK - min(len(self._hot), _HOT_A_TICK)):
+                self._look_at(ident, frames[ident], now)
+            self._rest_ns = 0
+        if self._clockless:
+            self._share_out(rest - self._known_ns)
+            self._clockless = []
+        self._last = now
+
+    def _refresh(self, now: int) -> None:
+        """Do what needs no doing at every turn."""
+        self._loop_asked = now
+        self._loop = loop_code()
+        if hub.frames is not None and len(hub.frames) >= FRAMES_BOUND:
+            self._forgotten += len(hub.frames)
+            hub.frames.clear()  # left open by frames that are gone: nobody else would ever be told apart again
+
+    def _rest(self) -> int:
+        """What the process has used since it was last asked, and neither the threads that were looked at nor looking."""
+        process_ns = process_time_ns()
+        rest = process_ns - self._process_then - self._known_ns - self._last_own_ns
+        self._process_then, self._known_ns, self._last_own_ns = process_ns, 0, 0
+        return rest
+
+    def _admit(self, frames: dict[int, FrameType]) -> None:
+        """Forget the threads that have ended, and get to know those that have begun."""
         for ident in self._looks.keys() - frames.keys():
             del self._looks[ident]
             self._hot.discard(ident)
@@ -356,21 +394,6 @@ class StackSampler:
         for ident in new:
             self._looks[ident] = _Look(ident, self._last)
         self._hot.update(new)
-        for ident in self._next_of(list(self._hot), _HOT_A_TICK):
-            self._look_at(ident, frames, now)
-        process_ns = process_time_ns()
-        # What others have used; asking each of them whether it was that one costs more than asking the process.
-        self._rest_ns += process_ns - self._process_then - self._known_ns - self._last_own_ns
-        if self._rest_ns > _A_LOOKS_WORTH or self._clockless or not self._clocks or self.mode == "wall":
-            others = [ident for ident in frames if ident not in self._hot]
-            for ident in self._next_of(others, THREADS_A_TICK - min(len(self._hot), _HOT_A_TICK)):
-                self._look_at(ident, frames, now)
-            self._rest_ns = 0
-        if self._clockless:
-            self._share_out(process_ns - self._process_then - self._known_ns)
-            self._clockless = []
-        self._process_then = process_ns
-        self._last = now
 
     def _next_of(self, idents: list[int], room: int) -> list[int]:
         """As many threads as there is room for, each time others."""
@@ -380,10 +403,9 @@ class StackSampler:
         begin = self._ticks * room % len(idents)
         return (idents[begin:] + idents[:begin])[:room]
 
-    def _look_at(self, ident: int, frames: dict[int, FrameType], now: int) -> None:
+    def _look_at(self, ident: int, frame: FrameType, now: int) -> None:
         look = self._looks[ident]
         look.here = ident == self._here
-        frame = frames[ident]
         if not look.clock and now - look.asked > _REFRESH * 1e9:
             look.ask(ident, now)
         if look.name.startswith(_OURS):
