@@ -16,8 +16,8 @@ from collections.abc import Callable, Generator
 from time import perf_counter_ns, thread_time_ns
 from typing import Any
 
+from streamll.monitors.frame_owners import marked
 from streamll.monitors.profiled import FOLD_AT, Action, Recorder, is_error
-from streamll.monitors.stack_sampler import marked
 
 
 def wrap(target: Any, name: str, recorder: Recorder) -> Any:

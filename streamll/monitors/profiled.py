@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from streamll.hub import hub
 from streamll.monitors.budget import PROFILER, budget
-from streamll.monitors.stack_sampler import marked
+from streamll.monitors.frame_owners import marked
 from streamll.sketch import QuantileSketch
 from streamll.spans import FRAMES_BOUND
 

@@ -28,6 +28,7 @@ from typing import Any
 from streamll.hub import hub
 from streamll.monitors.agent import agent
 from streamll.monitors.budget import PROFILER, budget
+from streamll.monitors.frame_owners import marked, want_frames, want_frames_no_more
 from streamll.monitors.interpreters import is_alone, why_no_look
 from streamll.monitors.loop_tasks import loop_code, task_here, task_in
 from streamll.monitors.prof_timer import ProfTimer
@@ -65,10 +66,6 @@ _REFRESH = 1.0
 """Seconds until it is asked again who a thread without a clock is, and whether asyncio has been imported."""
 
 SIGNAL, AGENT, OFF = "signal", "agent", "off"
-
-marked: dict[int, tuple[CodeType, str]] = {}
-"""Code whose frames stand for a profiled action, by identity: the code, which is kept for that, and the action's name.
-Such a frame is the profiler's own, and no part of the stacks."""
 
 _OURS = "streamll-"
 """How the names of our own threads begin: they are not part of the program."""
@@ -200,7 +197,7 @@ class StackSampler:
             return
         self.running = True
         self._baseline()
-        _want_frames(self)
+        want_frames(self)
         if self._by_signal and self.mode == "cpu":
             self._why = self._timer.arm(self._interval_now())
         agent.add(self, monotonic() + (WATCH if self._timer.had else self._interval_now()))
@@ -213,7 +210,7 @@ class StackSampler:
         self._process_ns += process_time_ns() - self._began_cpu
         self._timer.disarm()
         agent.remove(self)
-        _want_frames_no_more(self)
+        want_frames_no_more(self)
         if self._busy.acquire(timeout=_PATIENCE):
             self._looks, self._sites, self._hot = {}, {}, set()
             self._busy.release()
@@ -511,19 +508,3 @@ class StackSampler:
 
 def _word(operation: Any) -> str:
     return operation if type(operation) is str else f"<{type(operation).__name__}>"
-
-
-_wanting: set[int] = set()
-
-
-def _want_frames(sampler: StackSampler) -> None:
-    """Have spans and actions say which frames are theirs."""
-    _wanting.add(id(sampler))
-    if hub.frames is None:
-        hub.frames = {}
-
-
-def _want_frames_no_more(sampler: StackSampler) -> None:
-    _wanting.discard(id(sampler))
-    if not _wanting:
-        hub.frames = None

@@ -26,7 +26,7 @@ from streamll.errors import ConfigurationError
 from streamll.hub import hub
 from streamll.monitors import action_profiler
 from streamll.monitors.action_profiler import ActionProfiler, ProfilerOptions
-from streamll.monitors.stack_sampler import marked
+from streamll.monitors.frame_owners import marked
 from tests.fixtures.waiting import wait_until
 from tests.monitors import known_shares
 
