@@ -4,8 +4,10 @@ What belongs here: having it, giving it up, and not hurting the host with either
 off (stack_sampler.py).
 
 Four things could hurt. A system call of the host's that a signal interrupts: the kernel is told to restart it. Another
-program in this process's place, by `os.exec*`: the timer would go on there, and its signal kill it; so it is stopped
-before. The end of the interpreter, which puts every signal's default action back: the timer is stopped first. And a host that wants signal or timer for itself: whatever it sets replaces ours at once, and for good.
+program in this process's place: the timer would go on there, and its signal kill it. So it is stopped before `os.exec*`,
+and not started in a child that `subprocess` has forked, which runs a `preexec_fn` and calls no `os.exec*` after it. The end
+of the interpreter, which puts every signal's default action back: the timer is stopped first. And a host that wants
+signal or timer for itself: whatever it sets replaces ours at once, and for good.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from math import inf
 from time import monotonic
 from types import FrameType
 from typing import Any
@@ -85,6 +88,13 @@ def why_not() -> str:
     if _armed is not None or signal.getitimer(signal.ITIMER_PROF) != (0.0, 0.0):
         return "ITIMER_PROF is in use"
     return ""
+
+
+def _is_for_subprocess(frame: FrameType | None) -> bool:
+    """Whether a child was forked by `subprocess`, to run a `preexec_fn` and then another program."""
+    while frame is not None and frame.f_globals.get("__name__") != "subprocess":
+        frame = frame.f_back
+    return frame is not None
 
 
 class ProfTimer:
@@ -186,8 +196,10 @@ class ProfTimer:
             _set_handler(signal.SIGPROF, signal.SIG_DFL)
 
     def after_fork_in_child(self) -> None:
-        """Know that the timer is the parent's; `keep` starts one for the child."""
+        """Know that the timer is the parent's; `keep` starts one for the child, unless that is to be another program."""
         self._running = False
+        if _is_for_subprocess(sys._getframe()):
+            self._paused_until = inf
 
     def _set(self, interval: float) -> None:
         _set_timer(signal.ITIMER_PROF, interval, interval)

@@ -185,3 +185,16 @@ def test_a_package_that_cannot_be_imported_shows_its_own_traceback_only(folder: 
     assert ended.status == 1
     assert "ZeroDivisionError" in ended.err
     assert "streamll" not in ended.err.replace("streamll: ", "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+def test_programs_started_by_way_of_a_function_in_their_process_are_let_live(folder: Path) -> None:
+    (folder / "starts.py").write_text(
+        "import subprocess, sys, time\n"
+        "def busy(): return [n for n in range(100) for _ in range(100)]\n"
+        "def before(until=0.3):\n    until += time.monotonic()\n    while time.monotonic() < until: busy()\n"
+        "code = 'import time\\nwhile time.process_time() < 0.1: pass'\n"
+        "print(subprocess.run([sys.executable, '-c', code], preexec_fn=before).returncode)\n"
+    )
+    ended = run(folder, "-m", "streamll", "run", "--quiet", "--profile", "--overhead-target", "0.9", "starts.py")
+    assert (ended.status, ended.out) == (0, "0\n"), ended.err
