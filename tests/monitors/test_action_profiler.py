@@ -418,7 +418,8 @@ class TestCounting:
         if cpu == "off":
             assert found["cpu_time"] is None
         else:
-            assert 0.02 < found["cpu_time"] < found["wall_time"]
+            least = 0.033 if cpu == "all" else 0.003  # from three calls of 33 it is an estimate
+            assert least <= found["cpu_time"] < found["wall_time"]
 
     def test_names_beyond_the_bound_share_one(self) -> None:
         with ActionProfiler(sampler="off", max_actions=3) as profiler:
