@@ -22,7 +22,7 @@ position, since naming them would take as long as all the rest of it."""
 
 Tap = Callable[[str, str, str, str, str, dict[Any, Any]], None]
 """Sees every event that comes by: event_type, operation, module_name, method_name, level, data. It is called on the hot
-path: it keeps none of the data, takes no lock and never raises."""
+path: it keeps none of the data and takes no lock; what it raises is left out."""
 
 Flush = Callable[[float | None], bool]
 """From the seconds that it may take, None for what is configured, to whether everything is where it belongs."""
@@ -125,7 +125,10 @@ def _tapped(tap: Tap, dispatch: Dispatch, take: Take) -> tuple[Dispatch, Take]:
     """Both ways, with a function that sees what goes them."""
 
     def tapped_dispatch(event: StreamllEvent) -> bool:
-        tap(event.event_type, event.operation, event.module_name, event.method_name, event.level, event.data)
+        try:
+            tap(event.event_type, event.operation, event.module_name, event.method_name, event.level, event.data)
+        except Exception:  # noqa: S110  # labels may be anything; the event goes its way all the same
+            pass
         return dispatch(event)
 
     def tapped_take(
@@ -143,7 +146,10 @@ def _tapped(tap: Tap, dispatch: Dispatch, take: Take) -> tuple[Dispatch, Take]:
         tags: Any,
         priority: str,
     ) -> bool:
-        tap(event_type, operation, module_name, method_name, level, data)
+        try:
+            tap(event_type, operation, module_name, method_name, level, data)
+        except Exception:  # noqa: S110  # as above
+            pass
         return take(
             event_type,
             event_id,

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("streamll")
 
-FLUSH_AT = 4096
-"""Events that are noted before they are folded into the summary."""
+FOLD_AT = 512
+"""Events that are noted before they are folded into the summary: a fraction of a millisecond's work."""
 
 
 class Tool(Protocol):
@@ -113,11 +113,13 @@ class Operations:
         """Take down what an event says, in one step that nothing can come between."""
         if event_type in OUR_OWN or event_type.startswith("streamll."):
             return
-        is_span = event_type == "span"
+        is_span = event_type == "span" and type(data) is dict
         name = operation or f"{module_name}.{method_name}".strip(".") or event_type
+        if type(name) is not str:
+            return  # an operation of another type; the pipeline makes a word of it
         failed = level == "error" or level == "critical" or (is_span and "error" in data)
         self._noted.append((name, event_type, failed, data.get("duration_ns") if is_span else None))
-        if len(self._noted) >= FLUSH_AT:
+        if len(self._noted) >= FOLD_AT:
             self._fold()
 
     def _read(self) -> Summary:
@@ -127,8 +129,12 @@ class Operations:
     def _fold(self) -> None:
         if self._folding.acquire(blocking=False):  # else somebody does it at this moment
             try:
+                groups: dict[tuple[str, str, bool], list[Any]] = {}
                 for _ in range(len(self._noted)):
-                    self._summary.count(*self._noted.popleft())
+                    name, event_type, failed, duration = self._noted.popleft()
+                    groups.setdefault((name, event_type, failed), []).append(duration)
+                for (name, event_type, failed), durations in groups.items():
+                    self._summary.count(name, event_type, failed, durations)
             finally:
                 self._folding.release()
 

@@ -5,7 +5,7 @@ What belongs here: the fold and its table, as pure functions of events. What doe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,25 +73,25 @@ class Summary:
             return
         name = event.operation or ".".join(part for part in (event.module_name, event.method_name) if part)
         failed = "error" in event.data or event.level in _ERROR_LEVELS
-        self.count(name or event.event_type, event.event_type, failed, event.data.get("duration_ns"))
+        self.count(name or event.event_type, event.event_type, failed, [event.data.get("duration_ns")])
 
-    def count(self, name: str, event_type: str, failed: bool, duration: Any) -> None:
-        """Take in what matters of an event that is no note.
+    def count(self, name: str, event_type: str, failed: bool, durations: Sequence[Any]) -> None:
+        """Take in what matters of events that are no notes.
 
         Args:
             name: The operation's.
-            event_type: "span" for a call that ended; anything else is an event under the operation's name.
-            failed: Whether that call ended with an error.
-            duration: Its nanoseconds; what is no such number is not counted as a time.
+            event_type: "span" for calls that ended; anything else are events under the operation's name.
+            failed: Whether those calls ended with an error.
+            durations: One for each: its nanoseconds; what is no such number is not counted as a time.
         """
         name = name[:_LONGEST_NAME]
         if name not in self._operations and len(self._operations) >= self._most:
             name = OTHERS
         operation = self._operations.setdefault(name, _Operation())
         if event_type == "span":
-            operation.call(failed, duration)
+            operation.call(failed, durations)
         else:
-            operation.events += 1
+            operation.events += len(durations)
 
     def operations(self) -> list[OperationSummary]:
         """Return what is known, the operations that took most time first."""
@@ -129,11 +129,13 @@ class _Operation:
         self.calls = self.errors = self.events = 0
         self.durations = QuantileSketch()
 
-    def call(self, failed: bool, duration: Any) -> None:
-        self.calls += 1
-        self.errors += failed
-        if type(duration) is int and 0 <= duration < _LONGEST_DURATION:
-            self.durations.add(duration)
+    def call(self, failed: bool, durations: Sequence[Any]) -> None:
+        self.calls += len(durations)
+        self.errors += len(durations) if failed else 0
+        add = self.durations.add
+        for duration in durations:
+            if type(duration) is int and 0 <= duration < _LONGEST_DURATION:
+                add(duration)
 
     def read(self, name: str) -> OperationSummary:
         p50, p95 = self.durations.quantiles((0.5, 0.95))

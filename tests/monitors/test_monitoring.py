@@ -61,6 +61,14 @@ def test_operations_of_many_threads_are_all_counted() -> None:
     assert "too late" not in rows(watch)
 
 
+def test_labels_that_are_no_words_hurt_nobody() -> None:
+    with monitor(["memory://"]) as watch:
+        assert streamll.emit("note", operation=5)  # type: ignore[arg-type]
+        assert streamll.emit(["note"], operation="x")  # type: ignore[arg-type]
+        assert streamll.emit("note", operation="well")
+    assert set(rows(watch)) == {"well"}
+
+
 def test_a_report_is_what_json_can_say_while_it_runs_and_afterwards() -> None:
     with monitor(["memory://"], profile=True, memory=True, service="shop") as watch:
         with streamll.span("pay"):
