@@ -25,11 +25,11 @@ PERFORMANCE_PYTHON := $(PERFORMANCE_VENV)/bin/python
 PYTEST := $(BIN)/python -m pytest
 TEST_ENV := TEST_ENV_PYTHON=$(BIN)/python scripts/test-env.sh
 # The rooms without threads, clocks and sockets: nothing in them is hard to test, so all of it is tested.
-PURE := streamll/delivery/*,streamll/wire/*,streamll/codec.py,streamll/privacy/*,streamll/values.py,streamll/ranges.py,streamll/sketch.py,streamll/views/*,streamll/runtime/segment.py
+PURE := streamll/delivery/*,streamll/wire/*,streamll/codec.py,streamll/privacy/*,streamll/plain.py,streamll/redaction.py,streamll/values.py,streamll/ranges.py,streamll/sketch.py,streamll/views/*,streamll/runtime/segment.py,streamll/monitors/budget.py,streamll/monitors/rate.py,streamll/monitors/events/flow.py,streamll/monitors/loops/pulse.py,streamll/monitors/memory/alerts.py,streamll/monitors/memory/leak_verdict.py,streamll/monitors/memory/series.py,streamll/monitors/measuring/series.py,streamll/monitors/profiling/stacks.py,streamll/monitors/tracing/patterns.py,streamll/monitors/tracing/rate.py
 NEEDS_SERVERS := integration or redis or rabbitmq or e2e
 
 .DEFAULT_GOAL := help
-.PHONY: help setup chaos soak demo speed test test-unit test-integration test-setup test-teardown test-performance \
+.PHONY: help setup scorecard chaos soak demo speed test test-unit test-integration test-setup test-teardown test-performance \
 	performance-report test-all coverage-run lint format typecheck lock clean print-python
 
 help: ## Say what there is
@@ -55,6 +55,9 @@ $(STAMP): requirements-dev.lock pyproject.toml
 $(PERFORMANCE_STAMP): requirements-performance.lock pyproject.toml
 	$(call ENVIRONMENT,$(PERFORMANCE_VENV),requirements-performance.lock)
 
+scorecard: $(STAMP) ## How well redaction finds what is private, over the corpus in tests/corpus, into docs/privacy.md
+	@$(BIN)/python -m tests.corpus --write
+
 chaos: $(STAMP) ## Seeded faults on real servers (SCENARIOS=n of them; ON=redis,rabbitmq,scripted; SEED=n: one again)
 	@$(BIN)/python -m tests.chaos --on '$(ON)' --scenarios '$(SCENARIOS)' $(if $(SEED),--seed '$(SEED)')
 
@@ -79,7 +82,7 @@ coverage-run: $(STAMP)
 	$(BIN)/coverage report --include='$(PURE)' --fail-under=100 || failed=1; \
 	exit $$failed
 
-test-unit: $(STAMP) ## The tests that need no server: decisions, encoding, privacy
+test-unit: $(STAMP) ## The tests that need no server: decisions, encoding, privacy (ARGS=tests/monitors: those of the monitors too)
 	@$(PYTEST) tests/unit $(ARGS)
 
 test-integration: $(STAMP) ## The tests that need real servers, with fresh ones around them

@@ -1,7 +1,8 @@
 """ActionProfiler: which calls take the time, counted exactly, and which code, seen by sampling.
 
-What belongs here: the tool as users have it: its options, its sessions, and what it answers. What does not: how calls are
-counted (profiled.py, profile_wrappers.py), how stacks are sampled (stack_sampler.py), and files (profile_formats.py).
+What belongs here: the tool as users have it: its options, its sessions, and what it answers. What does not: how calls
+are counted (profiling/profiled.py, profiling/wrappers.py), how stacks are sampled (stack_sampler.py), and files
+(profiling/formats.py).
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from streamll.monitors.agent import agent
 from streamll.monitors.budget import PROFILER
 from streamll.monitors.config import read_options
 from streamll.monitors.outlet import send
-from streamll.monitors.profile_sessions import Phase, Reading, Sessions
-from streamll.monitors.profile_wrappers import wrap
-from streamll.monitors.profiled import Action, ProfiledBlock, Recorder
+from streamll.monitors.profiling.profiled import Action, ProfiledBlock, Recorder
+from streamll.monitors.profiling.sessions import Phase, Reading, Sessions
+from streamll.monitors.profiling.stacks import Stacks, StackStats, by_owner, hot_spots, total_seconds
+from streamll.monitors.profiling.wrappers import wrap
 from streamll.monitors.stack_sampler import SamplerStats, StackSampler
-from streamll.monitors.stacks import Stacks, StackStats, by_owner, hot_spots, total_seconds
 from streamll.options import OptionSet, option
 from streamll.runtime.fork import tell_after_fork
 
@@ -409,7 +410,7 @@ class ActionProfiler:
             ConfigurationError: When there is no such format.
             OSError: When the file cannot be written.
         """
-        from streamll.monitors.profile_formats import Profile, write_profile
+        from streamll.monitors.profiling.formats import Profile, write_profile
 
         profile = Profile(self.options.mode, self._sampler.read(), self.get_profile_data())
         write_profile(profile, path, format)

@@ -1,8 +1,9 @@
 """Automatic tracing: spans for the functions that patterns name, with no change to the code.
 
-What belongs here: the tool that users start and stop: which functions it traces, with which engine, and what it tells of
-that. What does not: reading patterns (trace_patterns.py), finding functions (trace_places.py) and modules
-(trace_imports.py), the engines (trace_monitoring.py, trace_wrapping.py), and the bound on how often (trace_rate.py).
+What belongs here: the tool that users start and stop: which functions it traces, with which engine, and what it tells
+of that. What does not: reading patterns (tracing/patterns.py), finding functions (tracing/places.py) and modules
+(tracing/imports.py), the engines (tracing/monitoring.py, tracing/wrapping.py), and the bound on how often
+(tracing/rate.py).
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from streamll.monitors.agent import agent
 from streamll.monitors.budget import TRACER, budget
 from streamll.monitors.config import read_options
 from streamll.monitors.outlet import send
-from streamll.monitors.trace_imports import ImportWatch
-from streamll.monitors.trace_monitoring import Monitoring
-from streamll.monitors.trace_patterns import Patterns
-from streamll.monitors.trace_places import Place, innermost, names_in, places
-from streamll.monitors.trace_rate import Rate
-from streamll.monitors.trace_wrapping import Wrapping
+from streamll.monitors.tracing.imports import ImportWatch
+from streamll.monitors.tracing.monitoring import Monitoring
+from streamll.monitors.tracing.patterns import Patterns
+from streamll.monitors.tracing.places import Place, innermost, names_in, places
+from streamll.monitors.tracing.rate import Rate
+from streamll.monitors.tracing.wrapping import Wrapping
 from streamll.options import OptionSet, option
 from streamll.runtime.fork import tell_after_fork
 

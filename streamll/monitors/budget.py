@@ -1,7 +1,7 @@
 """What monitoring may cost: each tool's cost as it is charged, and what the tools are to leave out while it is too much.
 
-What belongs here: the counting of costs, and the decision, which has no thread and no clock. What does not: who asks for
-the decision (agent.py), and how a tool leaves something out (the tools).
+What belongs here: the counting of costs, and the decision, which has no thread and no clock. What does not: who asks
+for the decision (agent.py), and how a tool leaves something out (the tools).
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""EventTracer: what happened, in order: events, spans, checkpoints and changes of state, kept to be looked at and sent out.
+"""EventTracer: what happened, in order: events, spans, checkpoints and changes of state, kept to be looked at and sent
+out.
 
-What belongs here: the making of those events. What does not: how they are kept (traced_events.py), how a change is noticed
-(attribute_watch.py), what is read out of checkpoints (flow.py), and the files (trace_formats.py).
+What belongs here: the making of those events. What does not: how they are kept (events/traced_events.py), how a change
+is noticed (events/attribute_watch.py), what is read out of checkpoints (events/flow.py), and the files
+(events/formats.py).
 
 It has no thread, and nothing to do but when it is called.
 """
@@ -20,12 +22,13 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from streamll.context import current
-from streamll.monitors import flow, trace_formats
-from streamll.monitors.attribute_watch import Watch, full_name, unwatch, watch
 from streamll.monitors.config import read_options
-from streamll.monitors.event_recorder import Notice, Recorder, TracerSpan
-from streamll.monitors.event_tracer_options import EventTracerOptions, EventTracerStats
-from streamll.monitors.traced_events import TracedEvent, decode_all
+from streamll.monitors.events import flow
+from streamll.monitors.events import formats as trace_formats
+from streamll.monitors.events.attribute_watch import Watch, full_name, unwatch, watch
+from streamll.monitors.events.options import EventTracerOptions, EventTracerStats
+from streamll.monitors.events.recorder import Notice, Recorder, TracerSpan
+from streamll.monitors.events.traced_events import TracedEvent, decode_all
 from streamll.options import SinkOptions
 from streamll.runtime.fork import tell_after_fork
 from streamll.sketch import QuantileSketch
@@ -312,7 +315,7 @@ class EventTracer:
             expected: The steps that each flow should make, in order. Without it, what most flows do is expected.
 
         Returns:
-            A dict, described at `streamll.monitors.flow.analyze`; `found` is False when there is no such flow.
+            A dict, described at `streamll.monitors.events.flow.analyze`; `found` is False when there is no such flow.
         """
         if flow_id is None or isinstance(flow_id, str):
             events: list[flow.Event] = list(self.get_events("checkpoint"))

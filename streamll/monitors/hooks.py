@@ -4,9 +4,9 @@ What belongs here: putting a function around another one, and taking it away aga
 and being switched on and off, for the tools that do it. What does not: which functions, and what is made of their calls
 (logging_events.py, warning_events.py, uncaught.py).
 
-What was there before always runs, with the same arguments, and its result or error is the caller's. Those who see a call
-come first, unless told otherwise. When nobody wants to see it any more, exactly what was there before is put back; if
-somebody else has been put around ours meanwhile, ours stays where it is, and does nothing but pass calls on.
+What was there before always runs, with the same arguments, and its result or error is the caller's. Those who see a
+call come first, unless told otherwise. When nobody wants to see it any more, exactly what was there before is put back;
+if somebody else has been put around ours meanwhile, ours stays where it is, and does nothing but pass calls on.
 """
 
 from __future__ import annotations

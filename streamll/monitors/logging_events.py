@@ -3,9 +3,9 @@
 What belongs here: the two ways in which a record becomes an event: a handler to configure like any other, and a capture
 that changes no configuration. What does not: warnings (warning_events.py), and errors that nobody logs (uncaught.py).
 
-Logging about logging has no end, so a record is left out, and counted, when it is made while its thread makes an event of
-another one; when it comes from streamll's own loggers; and on threads whose events are cut off, where a sink's worker
-and the client libraries under it log.
+Logging about logging has no end, so a record is left out, and counted, when it is made while its thread makes an event
+of another one; when it comes from streamll's own loggers; and on threads whose events are cut off, where a sink's
+worker and the client libraries under it log.
 """
 
 from __future__ import annotations

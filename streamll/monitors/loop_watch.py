@@ -1,7 +1,7 @@
 """Watching asyncio's event loops: how late they are, and which frame it is that blocks one while it does.
 
 What belongs here: the heartbeat that each loop is given, and the looking on from the agent's thread. What does not: the
-decision what is late (loop_pulse.py), and the reading of stacks (loop_stack.py).
+decision what is late (loops/pulse.py), and the reading of stacks (loops/stack.py).
 
 A loop pays one callback each `interval`, however many tasks it has. It is held weakly, and let go when it is closed or
 collected. asyncio is not imported: a program without it has no loops.
@@ -25,9 +25,9 @@ from streamll.monitors.agent import agent
 from streamll.monitors.budget import LOOP, budget
 from streamll.monitors.config import read_options
 from streamll.monitors.hooks import Tool
-from streamll.monitors.loop_births import BIRTHS
-from streamll.monitors.loop_pulse import Blocked, Notes, Pulse
-from streamll.monitors.loop_stack import see
+from streamll.monitors.loops.births import BIRTHS
+from streamll.monitors.loops.pulse import Blocked, Notes, Pulse
+from streamll.monitors.loops.stack import see
 from streamll.monitors.outlet import send
 from streamll.monitors.rate import RateBound
 from streamll.monitors.uncaught import running_loop

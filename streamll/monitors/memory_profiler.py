@@ -1,10 +1,11 @@
 """MemoryProfiler: what a program's memory does over time, whether it leaks, and what.
 
 What belongs here: when memory is read, what is kept, and what becomes an event. What does not: the readings
-(memory_readings.py), the verdict (leak_verdict.py), and what is looked at on request only (census.py, allocation_window.py).
+(memory/readings.py), the verdict (memory/leak_verdict.py), and what is looked at on request only (memory/census.py,
+memory/allocation_window.py).
 
-The agent's thread takes the readings. No lock is held that a thread of the program could wait for: a finaliser that runs
-in the middle of a reading may want one that this thread has.
+The agent's thread takes the readings. No lock is held that a thread of the program could wait for: a finaliser that
+runs in the middle of a reading may want one that this thread has.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from weakref import ref
 
 from streamll.monitors import outlet
 from streamll.monitors.agent import agent
-from streamll.monitors.allocation_window import LOOK_EVERY, AllocationWindow, Site
 from streamll.monitors.budget import MEMORY, budget
-from streamll.monitors.census import NS_EACH, Census, TypeCount, take_census
 from streamll.monitors.config import read_options
-from streamll.monitors.gc_watch import GcStats, GcWatch, Pause, cost_ns
-from streamll.monitors.leak_verdict import Alarm, Verdict, judge_series
-from streamll.monitors.memory_alerts import Limit, Rate
-from streamll.monitors.memory_measurements import Measurement, Measurements, word_of
-from streamll.monitors.memory_options import MemoryProfilerOptions, MemoryStats
-from streamll.monitors.memory_readings import Reader, Reading, allocated_blocks, collections, proportional, read_now
-from streamll.monitors.memory_series import BUCKETS, LEVELS, Point, Series
-from streamll.monitors.memory_snapshots import MIB, Ring, Snapshot
+from streamll.monitors.memory.alerts import Limit, Rate
+from streamll.monitors.memory.allocation_window import LOOK_EVERY, AllocationWindow, Site
+from streamll.monitors.memory.census import NS_EACH, Census, TypeCount, take_census
+from streamll.monitors.memory.gc_watch import GcStats, GcWatch, Pause, cost_ns
+from streamll.monitors.memory.leak_verdict import Alarm, Verdict, judge_series
+from streamll.monitors.memory.measurements import Measurement, Measurements, word_of
+from streamll.monitors.memory.options import MemoryProfilerOptions, MemoryStats
+from streamll.monitors.memory.readings import Reader, Reading, allocated_blocks, collections, proportional, read_now
+from streamll.monitors.memory.series import BUCKETS, LEVELS, Point, Series
+from streamll.monitors.memory.snapshots import MIB, Ring, Snapshot
 from streamll.monitors.turn import Turn
 from streamll.runtime.fork import tell_after_fork
 from streamll.tally import Tally

@@ -1,7 +1,7 @@
 """Metrics: what was counted and measured in the process goes out once in an interval.
 
-What belongs here: the tool with its turns, and the process's own registry. What does not: recording (instruments.py), and
-what the events say (metric_registry.py).
+What belongs here: the tool with its turns, and the process's own registry. What does not: recording
+(measuring/instruments.py), and what the events say (measuring/registry.py).
 
 Without the tool, metrics go out when the program flushes and when it ends: nothing that was counted is lost, and no
 thread is started.
@@ -19,9 +19,9 @@ from streamll.hub import hub
 from streamll.monitors.agent import agent
 from streamll.monitors.budget import METRICS
 from streamll.monitors.config import read_options
-from streamll.monitors.instruments import FOLD_AT, Counter, Gauge, Histogram
-from streamll.monitors.metric_registry import MetricsOptions, Registry
-from streamll.monitors.metric_series import COUNTER, GAUGE, HISTOGRAM
+from streamll.monitors.measuring.instruments import FOLD_AT, Counter, Gauge, Histogram
+from streamll.monitors.measuring.registry import MetricsOptions, Registry
+from streamll.monitors.measuring.series import COUNTER, GAUGE, HISTOGRAM
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamll.context import CHILD_SCOPE, ROOT, SCOPE, Scope, current
 from streamll.monitors.config import read_options
-from streamll.monitors.trace_imports import ImportWatch
+from streamll.monitors.tracing.imports import ImportWatch
 from streamll.options import OptionSet, option
 from streamll.runtime.fork import tell_after_fork
 from streamll.tally import Tally

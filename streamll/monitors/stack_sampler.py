@@ -1,7 +1,8 @@
 """The sampler: looks at the stacks of all threads now and then, and at whose they are.
 
 What belongs here: when to look, at which threads, and what a look stands for. What does not: the count of what was seen
-(stacks.py), the timer that interrupts the main thread (prof_timer.py), and how an asyncio task is found (loop_tasks.py).
+(profiling/stacks.py), the timer that interrupts the main thread (profiling/prof_timer.py), and how an asyncio task is
+found (loops/tasks.py).
 
 A look at a thread stands for the processor time that the thread has had since the last one: read from its own clock, so
 that a look that comes late, or a thread that shares the processor, does not make the answer wrong. A thread whose clock
@@ -9,10 +10,10 @@ has not moved has not moved either: its stack is not walked. Where a thread is s
 known; its time is given to where it is next seen running, but never more than has passed since the last look. What was
 seen nowhere is said to be so (`unseen_seconds`).
 
-Two ways of looking. In the signal handler of ITIMER_PROF, in the main thread: whenever so much processor time has passed,
-between any two instructions. Else on the agent's thread, whenever so much time has passed: that thread has to wait for
-the running one to let go, for 5 ms at most, or until it calls something that lets others run. So a thread that works for
-less than that between two such calls is seen at those calls.
+Two ways of looking. In the signal handler of ITIMER_PROF, in the main thread: whenever so much processor time has
+passed, between any two instructions. Else on the agent's thread, whenever so much time has passed: that thread has to
+wait for the running one to let go, for 5 ms at most, or until it calls something that lets others run. So a thread that
+works for less than that between two such calls is seen at those calls.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ from typing import Any
 from streamll.hub import hub
 from streamll.monitors.agent import agent
 from streamll.monitors.budget import PROFILER, budget
-from streamll.monitors.frame_owners import marked, want_frames, want_frames_no_more
-from streamll.monitors.interpreters import is_alone, why_no_look
-from streamll.monitors.loop_tasks import loop_code, task_here, task_in
-from streamll.monitors.prof_timer import ProfTimer
-from streamll.monitors.stacks import Samples, Stacks
-from streamll.monitors.thread_clocks import HAVE_CLOCKS, look_up, read_clock
-from streamll.monitors.waits import waits
+from streamll.monitors.loops.tasks import loop_code, task_here, task_in
+from streamll.monitors.profiling.frame_owners import marked, want_frames, want_frames_no_more
+from streamll.monitors.profiling.interpreters import is_alone, why_no_look
+from streamll.monitors.profiling.prof_timer import ProfTimer
+from streamll.monitors.profiling.stacks import Samples, Stacks
+from streamll.monitors.profiling.thread_clocks import HAVE_CLOCKS, look_up, read_clock
+from streamll.monitors.profiling.waits import waits
 from streamll.runtime.fork import tell_after_fork
 from streamll.spans import FRAMES_BOUND, Span
 

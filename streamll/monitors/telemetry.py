@@ -1,10 +1,10 @@
 """Telemetry: what a project tells of itself, in a handful of calls, and not at all where its users do not want it.
 
-What belongs here: those calls, and whether they do anything. What does not: how metrics are counted (metrics.py), or which
-of the attributes are redacted: they are data of events, like all others.
+What belongs here: those calls, and whether they do anything. What does not: how metrics are counted (metrics.py), or
+which of the attributes are redacted: they are data of events, like all others.
 
-An opt-out in the environment is the word of whoever runs the program, and wins over what its code says: DO_NOT_TRACK, as
-many command-line tools read it, and STREAMLL_ENABLED.
+An opt-out in the environment is the word of whoever runs the program, and wins over what its code says: DO_NOT_TRACK,
+as many command-line tools read it, and STREAMLL_ENABLED.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any, cast
 from streamll.errors import ConfigurationError
 from streamll.hub import hub
 from streamll.models import DEBUG
-from streamll.monitors.metric_registry import Registry
-from streamll.monitors.metric_series import LONGEST_WORD, plain_number, word_of
+from streamll.monitors.measuring.registry import Registry
+from streamll.monitors.measuring.series import LONGEST_WORD, plain_number, word_of
 from streamll.monitors.metrics import Metrics
 from streamll.monitors.outlet import send
 from streamll.options import FALSE_WORDS

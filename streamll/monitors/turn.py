@@ -1,7 +1,7 @@
 """Turn: a lock that its own thread does not wait for.
 
-What belongs here: that lock, for tools whose code a signal handler or a finaliser may enter while it runs. What does not:
-what is done under it.
+What belongs here: that lock, for tools whose code a signal handler or a finaliser may enter while it runs. What does
+not: what is done under it.
 """
 
 from __future__ import annotations

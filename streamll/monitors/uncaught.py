@@ -1,7 +1,7 @@
 """Errors that nobody caught, as events of type "error": the main program's, threads', finalisers', and asyncio's.
 
-What belongs here: seeing them where Python hands them to its hooks. What does not: errors that end a span (spans.py), or
-that the program logs (logging_events.py). The host's hooks run as before, and print what they printed before.
+What belongs here: seeing them where Python hands them to its hooks. What does not: errors that end a span (spans.py),
+or that the program logs (logging_events.py). The host's hooks run as before, and print what they printed before.
 
 asyncio's are those that reach a loop's exception handler: of callbacks, and of tasks whose result nobody asked for. Its
 own handler logs them, whatever the kind of loop, so they are seen there; a loop with a handler of the program's is seen

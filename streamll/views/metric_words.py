@@ -1,7 +1,7 @@
 """What a metric event says, in the words of a line: its series, rather than how they are encoded.
 
 What belongs here: reading the rows of such an event, which may come from a stranger. What does not: the line (line.py), or
-what rows hold (monitors/metric_registry.py).
+what rows hold (monitors/measuring/registry.py).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from math import sqrt
 
-from streamll.monitors.stacks import Stacks
+from streamll.monitors.profiling.stacks import Stacks
 
 SIGMAS = 5
 """A share may be off by so many standard deviations of what chance does to so many samples."""

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from streamll.monitors.action_profiler import ActionProfiler
-from streamll.monitors.frame_owners import marked
+from streamll.monitors.profiling.frame_owners import marked
 from tests.fixtures.waiting import wait_until
 from tests.monitors import known_shares
 from tests.monitors.profiling import counting, row

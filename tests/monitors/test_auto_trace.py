@@ -28,7 +28,7 @@ from streamll.models import StreamllEvent
 from streamll.monitors.agent import agent
 from streamll.monitors.auto_trace import AutoTracer, AutoTracerOptions
 from streamll.monitors.budget import Allowance, budget
-from streamll.monitors.trace_wrapping import MEASURE_EVERY
+from streamll.monitors.tracing.wrapping import MEASURE_EVERY
 from streamll.spans import span
 from streamll.tracing import trace
 from tests.fixtures.waiting import wait_until

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from streamll.monitors.allocation_window import AllocationWindow
-from streamll.monitors.census import KEPT, Census, TypeCount, name_of, take_census
+from streamll.monitors.memory.allocation_window import AllocationWindow
+from streamll.monitors.memory.census import KEPT, Census, TypeCount, name_of, take_census
 
 
 class Thing:
@@ -125,7 +125,7 @@ class TestAllocationWindow:
     def test_ends_early_rather_than_remember_too_much(self, monkeypatch: pytest.MonkeyPatch) -> None:
         import tracemalloc
 
-        monkeypatch.setattr("streamll.monitors.allocation_window.MEMORY_BOUND", 10_000)
+        monkeypatch.setattr("streamll.monitors.memory.allocation_window.MEMORY_BOUND", 10_000)
         window = AllocationWindow(10.0)
         assert window.begin(0.0)
         kept = [[n] for n in range(5000)]

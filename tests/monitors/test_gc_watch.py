@@ -11,8 +11,8 @@ from weakref import ref
 
 import pytest
 
-from streamll.monitors import gc_watch
-from streamll.monitors.gc_watch import NOTED_BOUND, GcWatch
+from streamll.monitors.memory import gc_watch
+from streamll.monitors.memory.gc_watch import NOTED_BOUND, GcWatch
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ import pytest
 import streamll
 from streamll.errors import ConfigurationError
 from streamll.models import StreamllEvent
-from streamll.monitors.loop_births import Births
 from streamll.monitors.loop_watch import LoopWatch, watch_loop
+from streamll.monitors.loops.births import Births
 from streamll.monitors.uncaught import running_loop
 from tests.fixtures.waiting import PATIENCE, wait_until
 
@@ -259,7 +259,7 @@ def test_what_cannot_be_watched_is_refused_when_it_is_set_up() -> None:
 PROGRAM = """
 import sys, time
 import streamll
-from streamll.monitors.loop_births import Births
+from streamll.monitors.loops.births import Births
 from streamll.monitors.loop_watch import LoopWatch
 watch = LoopWatch(threshold=0.04, interval=0.01, new_loops=True).start()
 assert "asyncio" not in sys.modules

@@ -18,8 +18,8 @@ from streamll.errors import ConfigurationError
 from streamll.models import StreamllEvent
 from streamll.monitors.agent import agent
 from streamll.monitors.budget import MEMORY, Allowance, budget
-from streamll.monitors.memory_measurements import NAMES, OTHERS
-from streamll.monitors.memory_options import MemoryProfilerOptions
+from streamll.monitors.memory.measurements import NAMES, OTHERS
+from streamll.monitors.memory.options import MemoryProfilerOptions
 from streamll.monitors.memory_profiler import LABELLED, MemoryProfiler
 from streamll.testing import capture
 from tests.fixtures.waiting import wait_until

@@ -47,9 +47,9 @@ ON_PURPOSE = {
     ("program.py", "compile"),
     ("program.py", "exec"),
     # The format of pstats is written, and never read.
-    ("profile_formats.py", "import marshal"),
+    ("formats.py", "import marshal"),
     # The C library that the process runs on, by its own name: no data decides which.
-    ("memory_readings.py", "ctypes.CDLL"),
+    ("readings.py", "ctypes.CDLL"),
 }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from typing_extensions import assert_type
 
-from streamll.monitors.instruments import BoundCounter, Counter, Gauge, Histogram
+from streamll.monitors.measuring.instruments import BoundCounter, Counter, Gauge, Histogram
 from streamll.monitors.metrics import Metrics, Registry, counter, gauge, histogram
 from streamll.monitors.telemetry import MetricType, Telemetry
 from streamll.sketch import QuantileSketch

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from streamll.monitors.attribute_watch import PATIENCE, UNSET, unwatch, value_of, watch
+from streamll.monitors.events.attribute_watch import PATIENCE, UNSET, unwatch, value_of, watch
 from tests.unit.hostile import armed, hostile_class
 
 

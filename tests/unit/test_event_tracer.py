@@ -19,12 +19,12 @@ from streamll.errors import BufferFullError, ConfigurationError
 from streamll.hub import hub
 from streamll.models import StreamllEvent
 from streamll.monitors import budget as budgets
-from streamll.monitors import event_recorder as recorder
 from streamll.monitors import event_tracer as module
 from streamll.monitors.budget import Allowance
-from streamll.monitors.event_recorder import MEASURE_EVERY
 from streamll.monitors.event_tracer import EventTracer
-from streamll.monitors.event_tracer_options import EventTracerOptions
+from streamll.monitors.events import recorder
+from streamll.monitors.events.options import EventTracerOptions
+from streamll.monitors.events.recorder import MEASURE_EVERY
 from streamll.options import PipelineOptions
 from streamll.pipeline import Pipeline
 from streamll.privacy import REDACTED, SensitiveKeys

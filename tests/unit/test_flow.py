@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamll.models import StreamllEvent
-from streamll.monitors.flow import LISTED, Step, analyze, flow_with, steps_of
+from streamll.monitors.events.flow import LISTED, Step, analyze, flow_with, steps_of
 
 names = st.sampled_from("abcdef")
 steps = st.lists(

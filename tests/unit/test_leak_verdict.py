@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamll.monitors.leak_verdict import (
+from streamll.monitors.memory.leak_verdict import (
     CACHE,
     KINDS,
     MIB,
@@ -25,7 +25,7 @@ from streamll.monitors.leak_verdict import (
     judge_series,
     trend,
 )
-from streamll.monitors.memory_series import BUCKETS, Point, Series
+from streamll.monitors.memory.series import BUCKETS, Point, Series
 
 BASE = 300.0 * MIB
 LEVEL = {"in_use": 100.0 * MIB, "retained": 5.0 * MIB, "blocks": 1e6}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from streamll.monitors.loop_pulse import MAX_FRAMES, Notes, Pulse, Seen
+from streamll.monitors.loops.pulse import MAX_FRAMES, Notes, Pulse, Seen
 
 INTERVAL, THRESHOLD = 0.05, 0.1
 

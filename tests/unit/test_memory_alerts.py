@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamll.monitors.memory_alerts import FILLED, RELIEF, Limit, Rate
+from streamll.monitors.memory.alerts import FILLED, RELIEF, Limit, Rate
 
 
 class TestLimit:

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamll.monitors import memory_readings
-from streamll.monitors.memory_readings import (
+from streamll.monitors.memory import readings as memory_readings
+from streamll.monitors.memory.readings import (
     DEAR_SHARE,
     NOTHING,
     RELENT,

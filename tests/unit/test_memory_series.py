@@ -8,7 +8,7 @@ from math import isnan, nan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamll.monitors.memory_series import BUCKETS, FOLD, LEVELS, Point, Series
+from streamll.monitors.memory.series import BUCKETS, FOLD, LEVELS, Point, Series
 
 
 @settings(max_examples=30)

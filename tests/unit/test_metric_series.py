@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamll.monitors.metric_series import (
+from streamll.monitors.measuring.series import (
     LONGEST_WORD,
     SERIES,
     CounterSeries,

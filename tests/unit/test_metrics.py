@@ -18,10 +18,10 @@ from streamll.context import SCOPE, muted
 from streamll.errors import ConfigurationError
 from streamll.hub import hub
 from streamll.models import StreamllEvent
-from streamll.monitors import metric_registry
-from streamll.monitors.instruments import FOLD_AT, MOST_NOTED
-from streamll.monitors.metric_registry import MetricsOptions, Registry
-from streamll.monitors.metric_series import MOST_LABELS, OVERFLOW
+from streamll.monitors.measuring import registry as metric_registry
+from streamll.monitors.measuring.instruments import FOLD_AT, MOST_NOTED
+from streamll.monitors.measuring.registry import MetricsOptions, Registry
+from streamll.monitors.measuring.series import MOST_LABELS, OVERFLOW
 from streamll.monitors.metrics import Metrics
 from streamll.sketch import QuantileSketch
 from tests.unit.here import the_same_hub_afterwards

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streamll.errors import ConfigurationError
-from streamll.monitors.profile_formats import FORMATS, Profile, write_profile
-from streamll.monitors.stacks import Function, Owner, Sample, Samples
+from streamll.monitors.profiling.formats import FORMATS, Profile, write_profile
+from streamll.monitors.profiling.stacks import Function, Owner, Sample, Samples
 
 FUNCTIONS = (
     Function("(other functions)", "", 0),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamll.monitors.profile_sessions import MAX_PHASES, Reading, Sessions
+from streamll.monitors.profiling.sessions import MAX_PHASES, Reading, Sessions
 
 
 def reading(n: int) -> dict[str, Reading]:

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamll.monitors.stacks import Owner, Samples, Stacks, by_owner, hot_spots, total_seconds
-from streamll.monitors.waits import waits
+from streamll.monitors.profiling.stacks import Owner, Samples, Stacks, by_owner, hot_spots, total_seconds
+from streamll.monitors.profiling.waits import waits
 
 
 def code_named(name: str, line: int = 1) -> CodeType:

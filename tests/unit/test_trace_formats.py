@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamll.errors import ConfigurationError
-from streamll.monitors.trace_formats import FORMATS, as_chrome, lanes_of, write, write_whole
-from streamll.monitors.traced_events import TracedEvent
+from streamll.monitors.events.formats import FORMATS, as_chrome, lanes_of, write, write_whole
+from streamll.monitors.events.traced_events import TracedEvent
 
 
 def event(event_type: str, at: int, *, thread: int = 1, **more: Any) -> TracedEvent:

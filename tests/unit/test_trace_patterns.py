@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamll.errors import ConfigurationError
-from streamll.monitors.trace_patterns import Patterns
-from streamll.monitors.trace_rate import LONGEST_PAUSE, Rate
+from streamll.monitors.tracing.patterns import Patterns
+from streamll.monitors.tracing.rate import LONGEST_PAUSE, Rate
 
 names = st.lists(st.sampled_from(["pkg", "app", "a", "Cls", "run"]), min_size=1, max_size=4).map(".".join)
 

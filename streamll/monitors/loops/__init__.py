@@ -1,0 +1,1 @@
+"""What `LoopWatch` is made of: a loop's heartbeat, and whose stack blocks it."""

@@ -1,0 +1,1 @@
+"""What `MemoryProfiler` is made of: readings of memory, and what they mean."""

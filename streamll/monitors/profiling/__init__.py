@@ -1,0 +1,1 @@
+"""What `ActionProfiler` is made of: how calls are counted, and stacks sampled."""

@@ -1,0 +1,1 @@
+"""What `AutoTracer` is made of: which functions are wanted, and the two ways of seeing their calls."""
