@@ -99,6 +99,12 @@ class Agent:
         self._thread: threading.Thread | None = None
         self._decided_at = monotonic()
         self._spent_then = 0
+        self._allow_all()
+
+    def _allow_all(self) -> None:
+        """Leave nothing out any more: nobody would look whether there is room again."""
+        self._controller = Controller(self._controller.target)
+        budget.allowance = self._controller.allowance
 
     @property
     def target(self) -> float:
@@ -181,6 +187,7 @@ class Agent:
                 if not self._due or self._thread is not me:
                     if self._thread is me:
                         self._thread = None
+                        self._allow_all()
                     return
             now = monotonic()
             with self._lock:

@@ -12,6 +12,7 @@ import redis
 
 from streamll.models import StreamllEvent
 from tests.fixtures.monitoring import (
+    all_allowed,
     event_tracer_config,
     memory_profiler_config,
     nothing_left_behind,
@@ -26,6 +27,7 @@ from tests.fixtures.waiting import wait_until
 
 __all__ = [
     "IntegrationTestBase",
+    "all_allowed",
     "event_tracer_config",
     "is_redis_available",
     "memory_profiler_config",

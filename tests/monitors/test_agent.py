@@ -134,12 +134,14 @@ def test_what_turns_cost_is_charged_and_what_costs_too_much_gives_way(
     with streamll.testing.capture() as events:
         agent.add(task)
         assert wait_until(lambda: agent.stats().changes >= 2)
+        stats = agent.stats()
         agent.remove(task)
-    stats = agent.stats()
     assert budget.costs.read()[MEMORY] - before >= task.turns * 5_000_000
     assert stats.seconds[MEMORY] >= task.turns * 0.005
     assert stats.share > stats.target == 0.02
-    assert budget.allowance == stats.allowance != Allowance()
+    assert stats.allowance != Allowance()
+    assert wait_until(lambda: not agent.running)
+    assert budget.allowance == Allowance(), "nobody is there any more to take a step back"
     first = events.of_type("streamll.overhead")[0]
     assert first.level == "warning"
     assert first.data["sampling"] == 2

@@ -123,6 +123,7 @@ class TestOracle:
 
 
 class TestWhose:
+    @needs_timer
     def test_a_span_and_its_end(self) -> None:
         import streamll
 
@@ -136,10 +137,9 @@ class TestWhose:
                         known_shares.half(0.3)
                 known_shares.half(0.15)
 
-            owners = {row["operation"]: row["seconds"] for row in by_owner(sampled(False, run)[0].read())}
+            owners = {row["operation"]: row["seconds"] for row in by_owner(sampled(True, run)[0].read())}
         finally:
             streamll.shutdown()
-        # A busy machine has the thread that looks wait: what it saw last is then whose the time before counts for.
         assert owners["inner"] < 0.45
         assert min(owners[operation] for operation in ("inner", "outer", "")) > 0.01
 
@@ -228,7 +228,8 @@ class TestSignal:
             if how == "handler":
                 assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
             known_shares.half(0.05)
-            assert bool(heard) == (how == "timer")
+            # One that was on its way when the handler changed may still arrive.
+            assert len(heard) > 1 if how == "timer" else len(heard) <= 1
             assert sampler.stats().way == "agent"
             assert "SIGPROF" in sampler.stats().why or "ITIMER_PROF" in sampler.stats().why
             ticks = sampler.stats().ticks
@@ -296,11 +297,14 @@ class TestSignal:
             while time.thread_time() < until:
                 with suppress(RecursionError):
                     down(10**6)
-            ticks = sampler.stats().ticks_by_signal
-            seen = sampler.stats().looks
-            known_shares.half(0.03)
-            assert sampler.stats().ticks_by_signal > ticks
-            assert sampler.stats().looks > seen
+            before = sampler.stats()
+
+            def goes_on() -> bool:
+                known_shares.half(0.01)
+                now = sampler.stats()
+                return now.ticks_by_signal > before.ticks_by_signal and now.looks > before.looks
+
+            assert wait_until(goes_on)
         finally:
             sampler.stop()
         assert sampler.stats().errors == 0
@@ -310,11 +314,11 @@ class TestSignal:
         sampler.start()
 
         def is_slower() -> bool:
-            budget.allowance = Allowance(sampling=8)  # which the agent decides anew every second
+            budget.allowance = Allowance(sampling=8)
             return signal.getitimer(signal.ITIMER_PROF)[1] > 4 * FAST
 
         try:
-            assert not is_slower()
+            assert signal.getitimer(signal.ITIMER_PROF)[1] == pytest.approx(FAST, rel=0.5)
             assert wait_until(is_slower)
         finally:
             budget.allowance = Allowance()
