@@ -13,7 +13,7 @@ from tests.fixtures.process import in_ci
 pytest_plugins = ["tests.fixtures.redis", "tests.fixtures.rabbitmq", "tests.fixtures.tls"]
 
 # No deadline for an example: how long one takes is the machine's matter, and no test asserts speed.
-settings.register_profile("default", max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("default", max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 # In CI the same code gets the same examples, so that a red build is the fault of what was changed. New examples are
 # looked for wherever else the tests run, and kept in .hypothesis when they fail.
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True)

@@ -14,7 +14,7 @@ from tests.fixtures.rabbitmq import RabbitMQServer
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.integration, pytest.mark.timeout(300)]
 
-SCENARIOS = 15
+SCENARIOS = 10
 CHUNK = 5
 
 

@@ -14,7 +14,7 @@ from tests.fixtures.redis import RedisServer
 
 pytestmark = [pytest.mark.redis, pytest.mark.integration, pytest.mark.timeout(300)]
 
-SCENARIOS = 60
+SCENARIOS = 30
 CHUNK = 10
 
 

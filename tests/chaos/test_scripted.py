@@ -7,7 +7,7 @@ import pytest
 from tests.chaos.scripted import run
 from tests.chaos.watch import watching
 
-SCENARIOS = 2000
+SCENARIOS = 1000
 CHUNK = 100
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -67,11 +68,15 @@ def worker() -> Iterator[None]:
             nothing.delay()
 
     knocking = threading.Thread(target=knock)
+    root = logging.getLogger()
+    level, handlers = root.level, [*root.handlers]
     with start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=PATIENCE):
         yield
         knocking.start()
     over.set()
     knocking.join()
+    root.setLevel(level)  # which Celery has set for the whole process
+    root.handlers[:] = handlers
 
 
 @pytest.fixture

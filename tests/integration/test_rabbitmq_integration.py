@@ -110,7 +110,7 @@ class TestRabbitMQIntegration(IntegrationTestBase):
             thread.start()
         for thread in threads:
             thread.join()
-        workers = [thread for thread in threading.enumerate() if thread.name.startswith("streamll-")]
+        workers = [thread for thread in threading.enumerate() if thread.name.startswith("streamll-rabbitmq")]
         assert len(workers) == 1
         assert workers[0].daemon
         assert sink.flush(60)
