@@ -183,7 +183,10 @@ class FileDestination(Destination):
         for path in (*parts, self.path):
             for line in path.read_bytes().splitlines(keepends=True) if path.is_file() else []:
                 assert line.endswith(b"\n"), "a torn line"
-                fields = json.loads(line)
+                try:
+                    fields = json.loads(line)
+                except ValueError:  # torn by a kill, and ended by whoever opened the file next; it is written again
+                    continue
                 kind = fields["event_type"]
                 found.append(Stored(fields["event_id"], fields["producer"], fields["seq"], line, kind))
         return found

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamll.monitors.memory import leak_verdict
 from streamll.monitors.memory.leak_verdict import (
     CACHE,
     KINDS,
@@ -327,3 +328,13 @@ def test_whatever_is_read_the_verdict_is_one(rows: list[tuple[float, float, floa
     assert verdict.kind in KINDS
     assert 0 <= verdict.confidence <= 1
     assert verdict.explanation
+
+
+def test_small_things_are_right_at_their_ends() -> None:
+    assert leak_verdict._widening([2.0, 2.0, 2.0]) == 1.0
+    assert leak_verdict._size(5 * 1024**3) == "5.0 GiB"
+    assert leak_verdict._size(-3) == "-3 bytes"
+    small = [Point(*[1.0] * len(Point._fields))] * 9
+    assert leak_verdict._retention(small, min_growth=100.0) is None
+    unknown = [Point(*[math.nan] * len(Point._fields))._replace(footprint=200.0)] * 9
+    assert leak_verdict._retention(unknown, min_growth=100.0) is None

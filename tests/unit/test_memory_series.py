@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from math import isnan, nan
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -51,3 +52,11 @@ def test_takes_no_memory_while_it_fills() -> None:
         series.add(point)
     del point
     assert sys.getallocatedblocks() - before < 20
+
+
+def test_what_the_coarsest_level_cannot_hold_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamll.monitors.memory.series.LEVELS", 2)
+    series = Series()
+    for n in range(FOLD * BUCKETS * 3):
+        series.add(Point(*[float(n)] * len(Point._fields)))
+    assert [len(level.points()) for level in series._levels] == [BUCKETS, BUCKETS]

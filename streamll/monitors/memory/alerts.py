@@ -63,8 +63,9 @@ class Rate:
         if seconds - self._times[newest] >= self._window / (PLACES - 2):
             self._times[self._added % PLACES], self._values[self._added % PLACES] = seconds, value
             self._added += 1
-        for n in range(max(0, self._added - PLACES), self._added):
-            since = seconds - self._times[n % PLACES]
-            if since <= self._window:
-                return (value - self._values[n % PLACES]) / since if since >= FILLED * self._window else None
-        return None
+        kept = (n % PLACES for n in range(max(0, self._added - PLACES), self._added))
+        oldest = next(
+            place for place in kept if seconds - self._times[place] <= self._window
+        )  # the newest is, at least
+        since = seconds - self._times[oldest]
+        return (value - self._values[oldest]) / since if since >= FILLED * self._window else None

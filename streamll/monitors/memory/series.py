@@ -48,9 +48,6 @@ class _Level:
         self._merged = 0
         self.added = 0
 
-    def __len__(self) -> int:
-        return min(self.added, BUCKETS)
-
     def add(self, point: Sequence[float]) -> None:
         at = self.added % BUCKETS
         for column, value in zip(self._columns, point, strict=True):
