@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from types import FrameType
@@ -156,3 +157,25 @@ class _Handler:
         if os.getpid() == 1:  # the first process of a container, which the kernel spares it
             os._exit(128 + self._number)
         os.kill(os.getpid(), self._number)
+
+
+# CPython forgets in a child what signals have come until it has been set up, and so would such a request be lost. While
+# one of ours is installed, they wait until the child is itself. By thread: several may fork at once.
+_masks: dict[int, set[signal.Signals | int]] = {}
+
+
+def _hold_signals() -> None:
+    numbers = {number for number in signal.valid_signals() if isinstance(signal.getsignal(number), _Handler)}
+    if numbers:
+        _masks[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+
+
+def _let_signals_come() -> None:
+    mask = _masks.pop(threading.get_ident(), None)
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    # Registered behind what makes a child itself (fork.py), and so called after it.
+    os.register_at_fork(before=_hold_signals, after_in_parent=_let_signals_come, after_in_child=_let_signals_come)

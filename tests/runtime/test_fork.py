@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -76,3 +77,31 @@ print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
         assert process.stdout.readline() == "b'from the parent' b'' b'still open' 0\n"
         out, _ = process.communicate("\n", timeout=60)
     assert (process.returncode, out) == (0, "0\n")
+
+
+def test_a_signal_that_comes_while_a_child_is_being_made_ends_it() -> None:
+    script = """
+import os, random, signal, time
+import streamll
+streamll.configure(sinks=["memory://"])
+streamll.stop_on_signal()
+streamll.emit("the parent's")
+chance = random.Random(7)
+for _ in range(30):
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(20)
+        os._exit(3)
+    until = time.perf_counter() + chance.random() * 0.003
+    while time.perf_counter() < until:
+        pass
+    os.kill(pid, signal.SIGTERM)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+print(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+"""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+    flags = ["-W", "ignore::DeprecationWarning"]
+    done = subprocess.run(
+        [sys.executable, *flags, "-c", script], capture_output=True, text=True, timeout=50, env=environ
+    )
+    assert (done.stdout, done.stderr) == (f"{-signal.SIGTERM}\n" * 30 + "set()\n", "")
