@@ -199,7 +199,7 @@ class Monitor:
         for tool in reversed(self.tools.values()):
             try:
                 tool.stop()
-            except Exception:
+            except Exception:  # the others must stop all the same, and the program is not to be hurt
                 log.warning("a monitor could not be stopped; please report it", exc_info=True)
         self._ended, self._cpu_ended = monotonic(), process_time()
 

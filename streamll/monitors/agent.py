@@ -208,7 +208,7 @@ class Agent:
             began = thread_time_ns()
             try:
                 following = task.tick(now)
-            except Exception:
+            except Exception:  # a tool's defect is to take no other tool's turns
                 self._errors += 1
                 following = now + _AFTER_ERROR
                 if not self._complained:

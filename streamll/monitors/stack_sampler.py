@@ -313,7 +313,7 @@ class StackSampler:
                 self._look_at_all(interrupted)
             except RecursionError:  # the program has left no room on the stack
                 self._missed += 1
-            except Exception:
+            except Exception:  # this may be a signal handler, whose error would be raised into the program
                 self._errors += 1
             self._account(thread_time_ns(), began, in_turn=interrupted is None)
         finally:

@@ -102,7 +102,7 @@ def _call(functions: Mapping[Callable[[], None], None]) -> None:
     for function in list(functions):
         try:
             function()
-        except Exception:
+        except Exception:  # what is buffered must be delivered all the same
             log.warning("what was to be done at the end of the process failed", exc_info=True)
 
 

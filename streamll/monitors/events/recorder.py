@@ -151,7 +151,7 @@ class Recorder:
                 self.tally.add("refused")
         except BufferFullError:  # the strategy is to raise, for `emit` to do; the sink has counted it
             self.tally.add("refused")
-        except Exception:
+        except Exception:  # this is called in the middle of the program, which a defect of ours is not to hurt
             self.tally.add("errors")
             log.debug("an event was lost to an internal error", exc_info=True)
         if is_measured:

@@ -364,7 +364,7 @@ class Gauge(Instrument):
                 value = function()
                 if value is not None:
                     self._record(value, False, series)
-            except Exception:
+            except Exception:  # it is the program's function; the other gauges are asked all the same
                 self._registry.tally.add("failed")
                 if not self._said:
                     self._said = True
