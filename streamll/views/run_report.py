@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from streamll.views.line import neutral
+from streamll.views.summary import OperationSummary, table_of
 from streamll.views.table import aligned
 
 SHOWN = 15
@@ -65,14 +66,8 @@ def _ending(status: Any) -> str:
 def _operations(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if not rows:
         return
-    lines = [("operation", "calls", "errors", "events", "p50 ms", "p95 ms", "max ms", "total ms")]
-    for row in rows[:SHOWN]:
-        times = (row["p50_ms"], row["p95_ms"], row["max_ms"], row["total_ms"] if row["calls"] else None)
-        p50, p95, longest, total = ("-" if ms is None else f"{ms:,.3f}" for ms in times)
-        counts = (f"{row['calls']:,}", f"{row['errors']:,}", f"{row['events']:,}")
-        lines.append((_name(row["operation"]), *counts, p50, p95, longest, total))
     yield ""
-    yield from aligned(lines)
+    yield from table_of(OperationSummary(**row) for row in rows[:SHOWN])
     yield from _more(rows)
 
 

@@ -100,16 +100,22 @@ class Summary:
 
     def table(self) -> str:
         """Return it as a table for people, a line for each operation; no text of an event can harm a terminal."""
-        head = ("operation", "calls", "errors", "events", "p50 ms", "p95 ms", "max ms", "total ms")
-        lines: list[tuple[str, ...]] = [head]
-        for row in self.operations():
-            times = (row.p50_ms, row.p95_ms, row.max_ms, row.total_ms if row.calls else None)
-            counts = (f"{row.calls:,}", f"{row.errors:,}", f"{row.events:,}")
-            lines.append((neutral(row.operation), *counts, *("-" if ms is None else f"{ms:,.3f}" for ms in times)))
-        rows = aligned(lines)
+        rows = table_of(self.operations())
         if self.lost or self.closed:
             rows.append(f"events lost, as their sinks said: {self.lost:,}; sinks that ended: {self.closed:,}")
         return "\n".join(rows)
+
+
+def table_of(rows: Iterable[OperationSummary]) -> list[str]:
+    """Return a line for each operation, below a heading; no text of an event can harm a terminal."""
+    lines: list[tuple[str, ...]] = [
+        ("operation", "calls", "errors", "events", "p50 ms", "p95 ms", "max ms", "total ms")
+    ]
+    for row in rows:
+        times = (row.p50_ms, row.p95_ms, row.max_ms, row.total_ms if row.calls else None)
+        counts = (f"{row.calls:,}", f"{row.errors:,}", f"{row.events:,}")
+        lines.append((neutral(row.operation), *counts, *("-" if ms is None else f"{ms:,.3f}" for ms in times)))
+    return aligned(lines)
 
 
 def summarise(events: Iterable[StreamllEvent]) -> Summary:
