@@ -163,7 +163,7 @@ def test_in_an_asyncio_application(destination: Destination) -> None:
             nonlocal ticks
             while True:
                 ticks += 1
-                await asyncio.sleep(0.0005)
+                await asyncio.sleep(0)
 
         ticking = asyncio.create_task(tick())
         async with destination.sink(flush_interval=3600) as sink:
