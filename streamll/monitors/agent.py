@@ -97,6 +97,7 @@ class Agent:
         self._turning = threading.RLock()  # held while a tool has its turn
         self._wakeup = Wakeup()
         self._thread: threading.Thread | None = None
+        self._sleeps_until = -inf  # by itself; -inf while it does not sleep
         self._decided_at = monotonic()
         self._spent_then = 0
         self._allow_all()
@@ -129,11 +130,16 @@ class Agent:
                 self._start()
         self._wakeup.set()
 
-    def wake(self, task: Task) -> None:
-        """Give a task that was added its next turn at once."""
+    def wake(self, task: Task, due: float = 0.0) -> None:
+        """Give a task that was added its next turn at once, or at `due` if that is earlier than it would come.
+
+        The thread is not woken for what it will wake up for in time.
+        """
         with self._lock:
-            if task in self._due:
-                self._due[task] = 0.0
+            if due < self._due.get(task, -inf):
+                self._due[task] = due
+            if due >= self._sleeps_until:
+                return
         self._wakeup.set()
 
     def remove(self, task: Task) -> None:
@@ -196,8 +202,10 @@ class Agent:
                 self._turn(task, now)
             self._keep_within_budget()
             with self._lock:
-                due = min(self._due.values(), default=0.0)
-            self._wakeup.wait(min(max(0.0, due - monotonic()), DECIDE_EVERY))
+                now = monotonic()
+                until = self._sleeps_until = min(*self._due.values(), now + DECIDE_EVERY) if self._due else now
+            self._wakeup.wait(max(0.0, until - now))
+            self._sleeps_until = -inf
 
     def _turn(self, task: Task, now: float) -> None:
         with self._turning:

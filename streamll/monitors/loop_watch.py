@@ -196,14 +196,24 @@ class LoopWatch(Tool):
         loop = loop or running_loop()
         if loop is None:
             raise ConfigurationError("watch_loop() without a loop works only where one runs")
+        self._add(loop)
+        agent.wake(self)
+
+    def _born(self, loop: AbstractEventLoop) -> None:
+        """A loop was made. It is looked at in a while, and if it is gone by then, it has cost next to nothing."""
+        self._add(loop)
+        agent.wake(self, monotonic() + self.options.interval)
+
+    def _add(self, loop: AbstractEventLoop) -> None:
         with self._lock:
             if any(watched.loop() is loop for watched in self._watched):
                 return
             if len(self._watched) >= MAX_LOOPS:
+                self._watched = [one for one in self._watched if one.beating or one.loop() is not None]
+            if len(self._watched) >= MAX_LOOPS:
                 self._refused += 1
                 return
             self._watched.append(_Watched(loop, self.options))
-        agent.wake(self)
 
     def stats(self) -> LoopStats:
         """Return what was seen since the last `reset`."""
@@ -238,12 +248,12 @@ class LoopWatch(Tool):
     def _begin(self) -> None:
         agent.add(self)
         if self.options.new_loops:
-            BIRTHS.add(self.watch_loop)
+            BIRTHS.add(self._born)
         if running_loop() is not None:
             self.watch_loop()
 
     def _end(self) -> None:
-        BIRTHS.remove(self.watch_loop)
+        BIRTHS.remove(self._born)
         agent.remove(self)
         for watched in list(self._watched):
             self._count(watched)
@@ -276,6 +286,8 @@ class LoopWatch(Tool):
                     with self._lock:
                         self._refused += 1
                     continue
+                watched.thread = _thread(loop)
+                watched.pulse.expect(monotonic())
                 try:
                     loop.call_soon_threadsafe(watched.beat, context=watched.context)
                 except RuntimeError:  # it was closed meanwhile
@@ -369,6 +381,12 @@ class LoopWatch(Tool):
         if watched in self._watched:
             self._watched.remove(watched)
             self._beats_before += watched.pulse.beats
+
+
+def _thread(loop: AbstractEventLoop) -> int:
+    """The thread that a loop runs in, before it has beaten; 0 where only its beat can tell."""
+    thread = getattr(loop, "_thread_id", None)
+    return thread if type(thread) is int else 0
 
 
 def _has_own_clock(loop: AbstractEventLoop) -> bool:

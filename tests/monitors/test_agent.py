@@ -78,6 +78,24 @@ def test_a_task_without_a_time_waits_until_it_is_woken(agent: Agent) -> None:
     assert task.turns == 2
 
 
+def test_a_task_that_is_woken_for_later_has_its_turn_then(agent: Agent) -> None:
+    task, often = Busy(every=inf), Busy(every=0.01)
+    agent.add(task)
+    assert wait_until(lambda: task.turns == 1)
+    due = monotonic() + 0.05
+    agent.wake(task, due)
+    agent.wake(task, due + 3600)  # which changes nothing
+    assert wait_until(lambda: task.turns == 2)
+    assert monotonic() >= due
+    agent.add(often)  # so that nobody has to be woken
+    due = monotonic() + 0.05
+    agent.wake(task, due)
+    assert wait_until(lambda: task.turns == 3)
+    assert monotonic() >= due
+    agent.remove(often)
+    agent.remove(task)
+
+
 def test_a_turn_under_way_is_over_when_its_task_has_been_removed(agent: Agent) -> None:
     inside, done = threading.Event(), threading.Event()
 

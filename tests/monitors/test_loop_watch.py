@@ -20,7 +20,7 @@ import pytest
 import streamll
 from streamll.errors import ConfigurationError
 from streamll.models import StreamllEvent
-from streamll.monitors.loop_watch import LoopWatch, watch_loop
+from streamll.monitors.loop_watch import MAX_LOOPS, LoopWatch, watch_loop
 from streamll.monitors.loops.births import Births
 from streamll.monitors.uncaught import running_loop
 from tests.fixtures.waiting import PATIENCE, wait_until
@@ -162,6 +162,28 @@ def test_several_loops_in_several_threads_are_told_apart(events: list[StreamllEv
     watch.stop()
     tasks = {event.data["task"] for event in blocked(events) if event.data.get("frame", "").endswith("in block")}
     assert tasks == {"one", "two"}
+
+
+def test_a_loop_that_is_blocked_from_its_start_is_told_of(events: list[StreamllEvent]) -> None:
+    async def main() -> None:
+        block(0.2)
+        await asyncio.sleep(0.03)
+
+    deadline = time.monotonic() + PATIENCE
+    with LoopWatch(**QUICK, new_loops=True):
+        while not any(event.data.get("frame", "").endswith("in block") for event in blocked(events)):
+            asyncio.run(main())
+            assert time.monotonic() < deadline
+
+
+def test_loops_that_are_gone_at_once_make_no_room_scarce(events: list[StreamllEvent]) -> None:
+    with LoopWatch(interval=60, threshold=60, new_loops=True) as watch:
+        for _ in range(2 * MAX_LOOPS):
+            asyncio.run(asyncio.sleep(0))
+        gc.collect()
+        asyncio.run(asyncio.sleep(0))
+        assert watch.stats().refused == 0
+        assert watch.stats().loops <= MAX_LOOPS
 
 
 def test_loops_that_end_or_rest_are_let_go_and_not_late(events: list[StreamllEvent]) -> None:

@@ -41,6 +41,22 @@ def test_lags_and_blocks_are_those_of_the_beats_between_pauses(beats: list[tuple
     assert pulse.beats == len(beats)
 
 
+def test_a_first_beat_that_was_asked_for_is_late_as_any_other() -> None:
+    pulse = Pulse(INTERVAL, THRESHOLD)
+    pulse.expect(100.0)
+    assert pulse.look(100.01) is None
+    late = pulse.look(100.06)
+    assert late is not None
+    assert late.due == 100.0
+    pulse.beat(100.2)
+    assert list(pulse.blocks) == [(100.0, 100.2)]
+    pulse.pause()
+    pulse.expect(200.0)
+    pulse.pause()
+    pulse.beat(300.0)
+    assert len(pulse.blocks) == 1
+
+
 @given(st.lists(st.integers(0, 3 * MAX_FRAMES), max_size=200))
 @example([*range(3 * MAX_FRAMES)])
 def test_notes_count_what_was_seen_most_within_bounds(frames: list[int]) -> None:

@@ -56,7 +56,7 @@ class Pulse:
         self.beats = 0
 
     def beat(self, now: float) -> None:
-        """The loop has come to its beat. The first one after a pause is late for nobody."""
+        """The loop has come to its beat. One that nobody expected is not late: the first after a pause."""
         due, self._due = self._due, now + self._interval
         self.beats += 1
         if due is not None:
@@ -64,6 +64,10 @@ class Pulse:
             self.lags.append(lag)
             if lag >= self._threshold:
                 self.blocks.append(Blocked(due, now))
+
+    def expect(self, now: float) -> None:
+        """The loop, which has not beaten yet, was asked for its first beat: from now on it is overdue."""
+        self._due = now
 
     def pause(self) -> None:
         """The loop does not run: nothing is due."""
