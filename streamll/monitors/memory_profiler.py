@@ -10,6 +10,7 @@ runs in the middle of a reading may want one that this thread has.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -215,12 +216,12 @@ class MemoryProfiler:
         return due
 
     def _read(self, now: float) -> Reading:
-        pauses = self._gc.take()
-        if pauses:
-            budget.costs.charge(MEMORY, int(len(pauses) * self._noting))
+        before, bound = self._gc.stats().collections, self.options.gc_pause
+        pauses = self._gc.take(int(bound * 1e9) if bound is not None else sys.maxsize)
+        collected = self._gc.stats()
+        budget.costs.charge(MEMORY, int((collected.collections - before) * self._noting))
         self._latest = reading = self._reader.read(now)
         self._counts.add("readings")
-        collected = self._gc.stats()
         self._ring.add(
             *(reading.timestamp, reading.rss, reading.footprint, reading.peak, reading.swap),
             *(reading.in_use, reading.retained, reading.blocks, collected.collections, collected.total_ms),
@@ -232,7 +233,8 @@ class MemoryProfiler:
         if now >= self._judged_from:
             known = (reading.footprint, reading.in_use, reading.retained, reading.blocks)
             self._series.add(Point(now, *[nan if value is None else float(value) for value in known]))
-        self._alert_of_pauses(pauses)
+        if pauses and bound is not None:
+            self._alert_of_pauses(pauses, bound)
         return reading
 
     def _judge(self, now: float) -> None:
@@ -293,19 +295,16 @@ class MemoryProfiler:
             }
             self._send("memory_alert", data, level="warning")
 
-    def _alert_of_pauses(self, pauses: list[Pause]) -> None:
+    def _alert_of_pauses(self, pauses: list[Pause], bound: float) -> None:
         """One event for the longest of them, so that a program which collects all the time is not one that alerts so."""
-        bound = self.options.gc_pause
-        longest = max(pauses, key=lambda pause: pause.duration_ns, default=None)
-        if bound is None or longest is None or longest.duration_ns <= bound * 1e9:
-            return
+        longest = max(pauses, key=lambda pause: pause.duration_ns)
         data = {
             "alert": "gc_pause",
             "duration_ns": longest.duration_ns,
             "generation": longest.generation,
             "collected": longest.collected,
             "uncollectable": longest.uncollectable,
-            "pauses": sum(pause.duration_ns > bound * 1e9 for pause in pauses),
+            "pauses": len(pauses),
             "threshold_ms": bound * 1e3,
         }
         self._send("memory_alert", data, level="warning", timestamp=longest.timestamp)

@@ -160,6 +160,17 @@ def test_a_number_that_came_several_times_at_once(counted: list[tuple[float, int
     assert without_total(sketch) == without_total(one_by_one)
 
 
+@given(st.lists(numbers | near | st.lists(st.floats()) | st.lists(st.floats(1e-8, 1e300)), max_size=4))
+@example([[1.0, math.nan, 2.0], [1e308, 1e308], [True, 2.0]])
+def test_several_numbers_at_once_are_counted_as_each_alone(parts: list[list[float]]) -> None:
+    sketch = QuantileSketch()
+    for part in parts:
+        sketch.extend(part)
+    one_by_one = sketch_of([value for part in parts for value in part])
+    assert without_total(sketch) == without_total(one_by_one)
+    assert sketch.total == pytest.approx(one_by_one.total)
+
+
 class Size(IntEnum):
     SMALL = 3
 

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from operator import is_
+from operator import is_, sub
 from threading import Lock
 from time import perf_counter_ns, time_ns
 from typing import Any, ClassVar, NamedTuple
@@ -90,6 +90,12 @@ class _Times(map):  # type: ignore[type-arg]  # not generic before Python 3.14
 
 
 Callback = Callable[[str, dict[str, int]], None]
+
+_Known = tuple[int, int, dict[str, int]]
+"""How long a collection took, when it ended, both in nanoseconds, and what the collector says of it."""
+
+_REGULAR = [{int}, {int}, {dict}]
+"""The types of notes: every third from the first on, from the second, from the third."""
 
 
 def _callbacks(notes: _Notes) -> tuple[Callback, Callback]:
@@ -168,50 +174,67 @@ class GcWatch:
         self._rows: dict[int, dict[str, float]] = {}
         self._from = _count()
 
-    def take(self) -> list[Pause]:
+    def take(self, longer_ns: int = -1) -> list[Pause]:
         """Add up what was noted since the last call.
 
+        Args:
+            longer_ns: Which pauses are wanted: those that took more nanoseconds than this.
+
         Returns:
-            The pauses, in order; empty when another thread does it at this moment.
+            These, in order; empty when another thread does it at this moment.
         """
         taking = self._taking  # `clear` puts another in its place
         if not taking.acquire(blocking=False):
             return []
         try:
             happened = _count() - self._from if self.running else None
-            pauses = list(self._read())
-            for pause in pauses:
-                self._add(pause)
+            known = self._read()
+            self._add(known)
             missed = self._missed if happened is None else max(0, happened - self._found)
-            if pauses or missed != self._missed:
+            if known or missed != self._missed:
                 self._missed = missed
                 self._stats = self._sum_up()
-            return pauses
+            wall = time_ns() - perf_counter_ns()
+            return [
+                Pause(wall + ended, took, said["generation"], said["collected"], said["uncollectable"])
+                for took, ended, said in known
+                if took > longer_ns
+            ]
         finally:
             taking.release()
 
-    def _read(self) -> Iterator[Pause]:
-        wall = time_ns() - perf_counter_ns()
-        for _ in range(len(self._notes)):
-            note = self._notes.popleft()
+    def _read(self) -> list[_Known]:
+        """Those of which both times and the rest are known. Thousands in a second are usual with asyncio, and the program
+        waits while they are read: where all is as it should be, little is done for each."""
+        notes = [self._notes.popleft() for _ in range(len(self._notes))]
+        starts, ends, said = notes[0::3], notes[1::3], notes[2::3]
+        amid = self._began or self._ended or len(notes) % 3
+        if amid or [set(map(type, each)) for each in (starts, ends, said)] != _REGULAR:
+            return list(self._sort_out(notes))
+        return list(zip(map(sub, ends, starts), ends, said, strict=True))
+
+    def _sort_out(self, notes: list[Any]) -> Iterator[_Known]:
+        """The same for notes that begin or end amid a collection's."""
+        for note in notes:
             if type(note) is int:
                 self._began, self._ended = self._ended, note
             else:
                 if self._began:  # else the first of a collection's notes was forgotten, or it began before the watch
-                    took = self._ended - self._began
-                    yield Pause(wall + self._ended, took, note["generation"], note["collected"], note["uncollectable"])
+                    yield self._ended - self._began, self._ended, note
                 self._began = self._ended = 0
 
-    def _add(self, pause: Pause) -> None:
-        ms = pause.duration_ns / 1e6
-        self._found += 1
-        self._sketch.add(ms)
-        self._collected += pause.collected
-        self._uncollectable += pause.uncollectable
-        row = self._rows.setdefault(pause.generation, {"collections": 0, "total_ms": 0.0, "longest_ms": 0.0})
-        row["collections"] += 1
-        row["total_ms"] += ms
-        row["longest_ms"] = max(row["longest_ms"], ms)
+    def _add(self, known: list[_Known]) -> None:
+        self._found += len(known)
+        self._sketch.extend([took / 1e6 for took, _, _ in known])
+        self._collected += sum([said["collected"] for _, _, said in known])
+        self._uncollectable += sum([said["uncollectable"] for _, _, said in known])
+        generations = [said["generation"] for _, _, said in known]
+        for generation in set(generations):
+            taken = [known[n][0] for n, each in enumerate(generations) if each == generation]
+            row = self._rows.setdefault(generation, {"collections": 0, "total_ms": 0.0, "longest_ms": 0.0})
+            row["collections"] += len(taken)
+            row["total_ms"] += sum(taken) / 1e6
+            row["longest_ms"] = max(row["longest_ms"], max(taken) / 1e6)
 
     def stats(self) -> GcStats:
         """Return what was taken so far; never waits."""
