@@ -111,7 +111,7 @@ def report(findings: Findings, program: str, added: Mapping[str, list[float]], n
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_overhead(race: Race, findings: Findings, children: Children, quick: bool, costs: Costs, program: str) -> None:
     findings.about("monitoring", f"{TITLE}: {program}")
-    pairs, null, peers = (1, 1, int(program == "deltablue")) if quick else (16, 10, 3)
+    pairs, null, peers = (1, 1, int(program == "deltablue")) if quick else (24, 12, 3)
     watched = Comparison(children, program, quick)
     (lap,) = race({"pairs": partial(watched.run, {"null": null, "everything": pairs})}, 1, warm_up=0)["pairs"]
     others = watched.run(dict.fromkeys(PEERS, peers), size=0.5, at_once=True)

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import gc
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from operator import is_, sub
+from operator import is_, itemgetter, sub
 from threading import Lock
 from time import perf_counter_ns, time_ns
 from typing import Any, ClassVar, NamedTuple
@@ -91,8 +91,11 @@ class _Times(map):  # type: ignore[type-arg]  # not generic before Python 3.14
 
 Callback = Callable[[str, dict[str, int]], None]
 
-_Known = tuple[int, int, dict[str, int]]
-"""How long a collection took, when it ended, both in nanoseconds, and what the collector says of it."""
+_Known = tuple[list[int], list[int], list[dict[str, int]]]
+"""Of collections, in order: how long each took, when it ended, both in nanoseconds, and what the collector says of it. No list
+of tuples, since as many objects as there may be would make the collector do more, which the program waits for."""
+
+_OF_PAUSE = itemgetter("generation", "collected", "uncollectable")
 
 _REGULAR = [{int}, {int}, {dict}]
 """The types of notes: every third from the first on, from the second, from the third."""
@@ -188,49 +191,54 @@ class GcWatch:
             return []
         try:
             happened = _count() - self._from if self.running else None
-            known = self._read()
+            times, ends, said = known = self._read()
             self._add(known)
             missed = self._missed if happened is None else max(0, happened - self._found)
-            if known or missed != self._missed:
+            if times or missed != self._missed:
                 self._missed = missed
                 self._stats = self._sum_up()
             wall = time_ns() - perf_counter_ns()
             return [
-                Pause(wall + ended, took, said["generation"], said["collected"], said["uncollectable"])
-                for took, ended, said in known
-                if took > longer_ns
+                Pause(wall + ends[n], took, *_OF_PAUSE(said[n])) for n, took in enumerate(times) if took > longer_ns
             ]
         finally:
             taking.release()
 
-    def _read(self) -> list[_Known]:
+    def _read(self) -> _Known:
         """Those of which both times and the rest are known. Thousands in a second are usual with asyncio, and the program
         waits while they are read: where all is as it should be, little is done for each."""
         notes = [self._notes.popleft() for _ in range(len(self._notes))]
         starts, ends, said = notes[0::3], notes[1::3], notes[2::3]
         amid = self._began or self._ended or len(notes) % 3
         if amid or [set(map(type, each)) for each in (starts, ends, said)] != _REGULAR:
-            return list(self._sort_out(notes))
-        return list(zip(map(sub, ends, starts), ends, said, strict=True))
+            return self._sort_out(notes)
+        return list(map(sub, ends, starts)), ends, said
 
-    def _sort_out(self, notes: list[Any]) -> Iterator[_Known]:
+    def _sort_out(self, notes: list[Any]) -> _Known:
         """The same for notes that begin or end amid a collection's."""
+        times: list[int] = []
+        ends: list[int] = []
+        said: list[dict[str, int]] = []
         for note in notes:
             if type(note) is int:
                 self._began, self._ended = self._ended, note
             else:
                 if self._began:  # else the first of a collection's notes was forgotten, or it began before the watch
-                    yield self._ended - self._began, self._ended, note
+                    times.append(self._ended - self._began)
+                    ends.append(self._ended)
+                    said.append(note)
                 self._began = self._ended = 0
+        return times, ends, said
 
-    def _add(self, known: list[_Known]) -> None:
-        self._found += len(known)
-        self._sketch.extend([took / 1e6 for took, _, _ in known])
-        self._collected += sum([said["collected"] for _, _, said in known])
-        self._uncollectable += sum([said["uncollectable"] for _, _, said in known])
-        generations = [said["generation"] for _, _, said in known]
+    def _add(self, known: _Known) -> None:
+        times, _, said = known
+        self._found += len(times)
+        self._sketch.extend([took / 1e6 for took in times])
+        self._collected += sum([each["collected"] for each in said])
+        self._uncollectable += sum([each["uncollectable"] for each in said])
+        generations = [each["generation"] for each in said]
         for generation in set(generations):
-            taken = [known[n][0] for n, each in enumerate(generations) if each == generation]
+            taken = [took for took, each in zip(times, generations, strict=True) if each == generation]
             row = self._rows.setdefault(generation, {"collections": 0, "total_ms": 0.0, "longest_ms": 0.0})
             row["collections"] += len(taken)
             row["total_ms"] += sum(taken) / 1e6
