@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import itertools
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from streamll.api import configure
 from streamll.hub import hub
 from streamll.monitors.budget import Allowance, budget
 from streamll.monitors.loops.tasks import task_here
+from streamll.monitors.profiling.prof_timer import ProfTimer
 from streamll.monitors.profiling.stacks import by_owner
 from streamll.monitors.profiling.thread_clocks import HAVE_CLOCKS
 from streamll.monitors.stack_sampler import SIGNAL, StackSampler
@@ -230,9 +232,13 @@ class TestSignal:
             signal.signal(signal.SIGPROF, lambda *_: heard.append(1))
             if how == "handler":
                 assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
-            known_shares.half(0.05)
+
+            def is_heard() -> bool:
+                known_shares.half(0.05)
+                return len(heard) > 1
+
             # One that was on its way when the handler changed may still arrive.
-            assert len(heard) > 1 if how == "timer" else len(heard) <= 1
+            assert wait_until(is_heard) if how == "timer" else not is_heard()
             assert sampler.stats().way == "agent"
             assert "SIGPROF" in sampler.stats().why or "ITIMER_PROF" in sampler.stats().why
             ticks = sampler.stats().ticks
@@ -242,6 +248,39 @@ class TestSignal:
             sampler.stop()
             assert signal.getsignal(signal.SIGPROF) not in (signal.SIG_DFL, signal.SIG_IGN)
             signal.signal(signal.SIGPROF, signal.SIG_IGN)
+            signal.signal(signal.SIGPROF, signal.SIG_DFL)
+
+    @pytest.mark.parametrize("how", ["the host's", "stopped"])
+    def test_that_is_not_ours_any_more_is_not_set_by_the_agent_at_the_same_moment(self, how: str) -> None:
+        intervals = itertools.cycle([1000.0, 2000.0])
+        timer = ProfTimer(lambda _: None)
+        over = threading.Event()
+
+        def keep() -> None:
+            while not over.is_set():
+                timer.keep(next(intervals))
+
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        agent = threading.Thread(target=keep)
+        agent.start()
+        try:
+            for _ in range(2000):
+                assert timer.arm(next(intervals)) == ""
+                if how == "stopped":
+                    timer.disarm()
+                    assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
+                else:
+                    signal.setitimer(signal.ITIMER_PROF, 500.0, 500.0)
+                    assert signal.getitimer(signal.ITIMER_PROF)[1] == pytest.approx(500.0)
+                    signal.setitimer(signal.ITIMER_PROF, 0.0)
+                    timer.disarm()
+        finally:
+            over.set()
+            agent.join()
+            sys.setswitchinterval(before)
+            signal.setitimer(signal.ITIMER_PROF, 0.0)
+            timer.disarm()
             signal.signal(signal.SIGPROF, signal.SIG_DFL)
 
     def test_of_the_host_is_never_taken(self) -> None:

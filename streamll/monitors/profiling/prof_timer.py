@@ -36,6 +36,10 @@ _set_timer: Any = getattr(signal, "setitimer", None)
 
 _armed: ProfTimer | None = None
 
+_lock = threading.RLock()
+"""Nobody sets the timer between another's look at whose it is and what is done about that. It may be taken again by a
+signal handler of the host's that sets the timer."""
+
 
 def _on_signal(_: int, frame: FrameType | None) -> None:
     timer = _armed
@@ -137,13 +141,14 @@ class ProfTimer:
         except ValueError:  # a subinterpreter's main thread
             self.reason = "not in the main interpreter"
             return self.reason
-        _armed = self
         self._watching = True
         atexit.register(self.disarm)
         for hook, see in _hooks():
             hook.add(see)
         self._interval = interval
-        self._set(interval)
+        with _lock:
+            _armed = self
+            self._set(interval)
         return ""
 
     def keep(self, interval: float) -> bool:
@@ -152,29 +157,31 @@ class ProfTimer:
         Returns:
             Whether it is still had.
         """
-        if not self.had or monotonic() < self._paused_until:
+        with _lock:
+            if not self.had or monotonic() < self._paused_until:
+                return self.had
+            if signal.getsignal(signal.SIGPROF) is not _on_signal:
+                self.give_way("the program set a handler for SIGPROF")
+            elif not self._running or interval != self._interval:
+                self._interval = interval
+                self._set(interval)
             return self.had
-        if signal.getsignal(signal.SIGPROF) is not _on_signal:
-            self.give_way("the program set a handler for SIGPROF")
-        elif not self._running or interval != self._interval:
-            self._interval = interval
-            self._set(interval)
-            if monotonic() < self._paused_until:  # since then
-                self._set(0.0)
-        return self.had
 
     def pause(self, until: float) -> None:
         """Stop the timer until a time by the monotonic clock; `keep` starts it again."""
-        self._paused_until = until
-        self._set(0.0)
+        with _lock:
+            if self.had:
+                self._paused_until = until
+                self._set(0.0)
 
     def give_way(self, reason: str) -> None:
         """Leave timer and signal to somebody else, for good; from any thread."""
         global _armed
-        if _armed is self:
-            self.reason = reason
-            self._set(0.0)
-            _armed = None
+        with _lock:
+            if self.had:
+                self.reason = reason
+                self._set(0.0)
+                _armed = None
 
     def disarm(self) -> None:
         """Stop the timer, from any thread. In the main thread the signal is as it was, too; else its handler stays, and
@@ -185,10 +192,11 @@ class ProfTimer:
             atexit.unregister(self.disarm)
             for hook, see in _hooks():
                 hook.remove(see)
-        if _armed is not self:
-            return
-        self._set(0.0)
-        _armed = None
+        with _lock:
+            if not self.had:
+                return
+            self._set(0.0)
+            _armed = None
         in_main_thread = threading.current_thread() is threading.main_thread()
         if in_main_thread and signal.getsignal(signal.SIGPROF) is _on_signal:
             # One that is on its way to another thread would kill the process; being ignored for a moment it is discarded.
@@ -197,6 +205,8 @@ class ProfTimer:
 
     def after_fork_in_child(self) -> None:
         """Know that the timer is the parent's; `keep` starts one for the child, unless that is to be another program."""
+        global _lock
+        _lock = threading.RLock()  # whoever held it is not in the child
         self._running = False
         if _is_for_subprocess(sys._getframe()):
             self._paused_until = inf
