@@ -9,14 +9,14 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Mapping
-from time import perf_counter, process_time, sleep
+from time import perf_counter, sleep
 from typing import Any
 
 import streamll
 from streamll.monitors.agent import agent
 from tests.performance.calls import EVENT
 from tests.performance.child import Answer, Work, serve
-from tests.performance.children.process import peak_rss, rss
+from tests.performance.children.process import peak_rss, processor_seconds, rss
 from tests.performance.watching import begin
 
 THREADS = 4
@@ -62,10 +62,10 @@ class Program:
         end = begin(self._way, self._url)
         self._work(seconds / 3)
         early, early_blocks = rss(), sys.getallocatedblocks()
-        start, cpu, spent = perf_counter(), process_time(), _spent()
+        start, cpu, spent = perf_counter(), processor_seconds(), _spent()
         pieces = self._work(seconds * 2 / 3)
         lasted = perf_counter() - start
-        used, charged = process_time() - cpu, _spent() - spent
+        used, charged = processor_seconds() - cpu, _spent() - spent
         assert streamll.flush(30)
         late, late_blocks = rss(), sys.getallocatedblocks()
         (sink,) = streamll.stats().sinks.values()
