@@ -97,6 +97,7 @@ class Agent:
         self._turning = threading.RLock()  # held while a tool has its turn
         self._wakeup = Wakeup()
         self._thread: threading.Thread | None = None
+        self._charged = 0  # of its thread's clock, until when all was charged
         self._sleeps_until = -inf  # by itself; -inf while it does not sleep
         self._decided_at = monotonic()
         self._spent_then = 0
@@ -186,6 +187,7 @@ class Agent:
 
     def _run(self) -> None:
         me = threading.current_thread()
+        self._charged = thread_time_ns()
         while True:
             with self._lock:
                 if self._thread is None:
@@ -213,7 +215,7 @@ class Agent:
                 if task not in self._due:
                     return
                 self._due[task] = inf  # unless it is woken meanwhile
-            began = thread_time_ns()
+            self._charge(AGENT)
             try:
                 following = task.tick(now)
             except Exception:  # a tool's defect is to take no other tool's turns
@@ -222,11 +224,17 @@ class Agent:
                 if not self._complained:
                     self._complained = True
                     log.warning("a monitor (%s) failed; please report it", task.tool, exc_info=True)
-            budget.costs.charge(task.tool, thread_time_ns() - began)
+            self._charge(task.tool)
             self._turns += 1
             with self._lock:
                 if self._due.get(task) == inf:
                     self._due[task] = following
+
+    def _charge(self, tool: str) -> None:
+        """Charge what the thread has used since the last time. To the agent itself goes what is between two turns: falling
+        asleep, waking up and having the interpreter's lock is often more than a turn."""
+        before, self._charged = self._charged, thread_time_ns()
+        budget.costs.charge(tool, self._charged - before)
 
     def _spent(self) -> int:
         return sum(budget.costs.read().values())
@@ -237,7 +245,6 @@ class Agent:
         elapsed = now - self._decided_at
         if elapsed < DECIDE_EVERY:
             return
-        began = thread_time_ns()
         spent = self._spent()
         changed = self._controller.decide((spent - self._spent_then) / 1e9, elapsed)
         self._decided_at, self._spent_then = now, spent
@@ -256,7 +263,6 @@ class Agent:
                 operation="streamll.monitoring",
                 level="warning" if self._controller.share > self._controller.target else "info",
             )
-        budget.costs.charge(AGENT, thread_time_ns() - began)
 
 
 agent = Agent()

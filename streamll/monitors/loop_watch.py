@@ -63,7 +63,9 @@ class LoopOptions(OptionSet):
     threshold: float = option(
         0.1, "A loop that is kept from its heartbeat for so long is blocked.", at_least=0.005, at_most=3600, unit="s"
     )
-    interval: float = option(0.05, "How often a loop beats, and is looked at.", at_least=0.001, at_most=3600, unit="s")
+    interval: float = option(
+        0.05, "How often a loop beats, and a late one is looked at.", at_least=0.001, at_most=3600, unit="s"
+    )
     ongoing_after: float = option(5.0, "A block that lasts longer is told of while it does, once.", above=0, unit="s")
     per_minute: int = option(120, "Blocks that become events in a minute, at most.", at_least=1, at_most=1_000_000)
     new_loops: bool = option(
@@ -202,7 +204,7 @@ class LoopWatch(Tool):
     def _born(self, loop: AbstractEventLoop) -> None:
         """A loop was made. It is looked at in a while, and if it is gone by then, it has cost next to nothing."""
         self._add(loop)
-        agent.wake(self, monotonic() + self.options.interval)
+        agent.wake(self, monotonic() + self.options.threshold)
 
     def _add(self, loop: AbstractEventLoop) -> None:
         with self._lock:
@@ -269,6 +271,7 @@ class LoopWatch(Tool):
         Returns:
             When to look again.
         """
+        following = inf
         for watched in list(self._watched):
             loop = watched.loop()
             if loop is None or watched.dropped or loop.is_closed():
@@ -279,24 +282,31 @@ class LoopWatch(Tool):
                 watched.pulse.pause()
                 watched.notes = None
                 self._count(watched)
-            elif not watched.beating:
-                watched.beating = True
-                if _has_own_clock(loop):
-                    watched.dropped = True
-                    with self._lock:
-                        self._refused += 1
-                    continue
-                watched.thread = _thread(loop)
-                watched.pulse.expect(monotonic())
-                try:
-                    loop.call_soon_threadsafe(watched.beat, context=watched.context)
-                except RuntimeError:  # it was closed meanwhile
-                    watched.dropped = True
+                following = min(following, now + self.options.threshold)
             else:
-                self._count(watched)
-                self._look(watched, loop)
+                if watched.beating:
+                    self._count(watched)
+                    self._look(watched, loop)
+                else:
+                    self._ask(watched, loop)
+                following = min(following, watched.pulse.look_next(monotonic()))
             del loop
-        return now + self.options.interval if self._watched else inf
+        return following
+
+    def _ask(self, watched: _Watched, loop: AbstractEventLoop) -> None:
+        """Ask a loop for its first beat."""
+        watched.beating = True
+        if _has_own_clock(loop):
+            watched.dropped = True
+            with self._lock:
+                self._refused += 1
+            return
+        watched.thread = _thread(loop)
+        watched.pulse.expect(monotonic())
+        try:
+            loop.call_soon_threadsafe(watched.beat, context=watched.context)
+        except RuntimeError:  # it was closed meanwhile
+            watched.dropped = True
 
     def _look(self, watched: _Watched, loop: AbstractEventLoop) -> None:
         late = watched.pulse.look(monotonic())

@@ -143,6 +143,27 @@ def test_a_task_that_fails_is_counted_said_once_and_takes_nobody_s_turn(
     assert [record.message for record in caplog.records] == ["a monitor (memory) failed; please report it"]
 
 
+def test_all_that_its_thread_uses_is_charged_to_somebody(agent: Agent) -> None:
+    """Not the turns alone, which are often the smaller part."""
+
+    class Auditor(Busy):
+        def __init__(self) -> None:
+            super().__init__(seconds=0.0005)
+            self.found: list[tuple[int, int]] = []
+
+        def tick(self, now: float) -> float:
+            self.found.append((thread_time_ns(), sum(budget.costs.read().values())))
+            return super().tick(now)
+
+    auditor = Auditor()
+    agent.add(auditor)
+    assert wait_until(lambda: len(auditor.found) > 50)
+    agent.remove(auditor)
+    (used_first, charged_first), (used, charged) = auditor.found[0], auditor.found[50]
+    assert used - used_first >= 50 * 500_000
+    assert charged - charged_first == pytest.approx(used - used_first, rel=0.1)
+
+
 def test_what_turns_cost_is_charged_and_what_costs_too_much_gives_way(
     agent: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:

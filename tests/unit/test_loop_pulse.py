@@ -41,6 +41,23 @@ def test_lags_and_blocks_are_those_of_the_beats_between_pauses(beats: list[tuple
     assert pulse.beats == len(beats)
 
 
+@given(st.floats(1, 1e6), st.floats(0, 1), st.floats(0.001, 1), st.floats(1, 20))
+def test_whoever_looks_when_told_to_sees_a_late_beat_as_soon_as_it_may_be_a_block(
+    beat: float, wait: float, interval: float, times: float
+) -> None:
+    pulse = Pulse(interval, threshold=interval * times)
+    assert pulse.look_next(beat) == beat + interval
+    pulse.beat(beat)
+    now = beat + wait
+    following = pulse.look_next(now)
+    assert following > now
+    if pulse.look(now) is None:
+        assert following == beat + interval + interval * times / 2
+        assert pulse.look(following) is not None
+    else:
+        assert following == now + interval
+
+
 def test_a_first_beat_that_was_asked_for_is_late_as_any_other() -> None:
     pulse = Pulse(INTERVAL, THRESHOLD)
     pulse.expect(100.0)

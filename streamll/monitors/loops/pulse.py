@@ -77,9 +77,16 @@ class Pulse:
         """Return what may become a block: a beat that is overdue by half the threshold or more, so that one that lasts
         just as long as the threshold was seen, too."""
         due = self._due
-        if due is None or now - due < self._threshold / 2:
+        if due is None or now < due + self._threshold / 2:
             return None
         return Blocked(due, now)
+
+    def look_next(self, now: float) -> float:
+        """Return when to look again: when the next beat would be overdue by half the threshold, and where it is already,
+        after another interval. As long as the loop beats, that is less often than it does."""
+        due = self._due
+        overdue = due + self._threshold / 2 if due is not None else now
+        return overdue if overdue > now else now + self._interval
 
     def is_due(self, when: float) -> bool:
         """Whether the next beat is still the one that was due then."""
