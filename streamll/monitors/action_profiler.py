@@ -155,7 +155,8 @@ class ActionProfiler:
         stacks = Stacks(max_stacks=options.max_stacks, max_records=2 * options.max_stacks)
         sampler = StackSampler(options.mode, options.interval, options.sampler == "auto", stacks)
         # Nobody could read it any more. Not at exit: the timer sees to that itself.
-        weakref.finalize(self, sampler.stop).atexit = False
+        self._at_my_end = weakref.finalize(self, sampler.stop)
+        self._at_my_end.atexit = False
         return sampler
 
     def reconfigure(self, config: Mapping[str, Any] | ProfilerOptions | None = None, **options: Any) -> Self:
@@ -172,6 +173,7 @@ class ActionProfiler:
             self.stop()
             self.options = wanted
             self._recorder.set(wanted.cpu, wanted.max_actions)
+            self._at_my_end.detach()  # it would keep the old sampler, with all that this has seen
             self._sampler = self._make_sampler()
         return self
 

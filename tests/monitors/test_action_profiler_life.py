@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -211,6 +212,13 @@ class TestLife:
         gc.collect()
         assert hub.frames is None
         assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
+
+    def test_what_was_sampled_before_other_options_is_not_held_for_ever(self) -> None:
+        profiler = ActionProfiler()
+        before = weakref.ref(profiler._sampler)
+        profiler.reconfigure()
+        gc.collect()
+        assert before() is None
 
     def test_two_at_once_count_each_their_own(self) -> None:
         with ActionProfiler() as one, ActionProfiler() as other:
