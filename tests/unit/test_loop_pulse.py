@@ -22,7 +22,7 @@ def test_lags_and_blocks_are_those_of_the_beats_between_pauses(beats: list[tuple
         now += INTERVAL + late
         if due is not None:
             looked = pulse.look(now)
-            assert (looked is not None) == (now - due >= THRESHOLD / 2)
+            assert (looked is not None) == (now >= due + THRESHOLD / 2)
             assert looked is None or (looked.due == due and pulse.is_due(due))
         pulse.beat(now)
         if due is not None:
