@@ -131,12 +131,13 @@ class SegmentChain:
         if needed > _limit_of(self._segment_bytes):
             raise NoRoomError(f"{size:,} bytes are more than a segment holds")
         now = monotonic()
-        if self._closed or now < self._retry_at or (now < self._full_until and not settling):
+        spare = self._spare  # which has its part of `spool_bytes`, whatever else is full
+        has_spare = spare is not None and spare is not segment and needed <= spare.limit
+        if self._closed or now < self._retry_at or (now < self._full_until and not settling and not has_spare):
             raise NoRoomError("it is closed" if self._closed else self.trouble)
         made: SegmentFile | None = None
         try:
-            spare = self._spare
-            if spare is None or spare is segment or needed > spare.limit:
+            if spare is None or not has_spare:
                 self._drop_spare(spare)
                 spare = made = self._make(needed, beyond=settling)
             self._activate(spare, self._have_folder())

@@ -129,6 +129,25 @@ class TestStoring:
         journal.close(keep=True)
         assert drain(adopt_one(spool)) == list(range(1, seq + 1))
 
+    def test_one_that_was_being_prepared_when_the_spool_was_full_is_used(
+        self, spool: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        journal = make(spool, spool_bytes=2 * SMALL)
+        under_way: list[SegmentFile] = []
+        keep = journal._chain._keep
+        monkeypatch.setattr(journal._chain, "_keep", under_way.append)
+        seq = 1
+        while journal.append(entry(seq)):
+            seq += 1
+            if not under_way:
+                journal.prepare()
+        assert "spool_bytes" in journal.trouble
+        assert not journal.append(entry(seq))
+        keep(*under_way)
+        fill(journal, seq, seq + 100)
+        journal.close(keep=True)
+        assert drain(adopt_one(spool)) == list(range(1, seq + 101))
+
     def test_an_entry_that_no_segment_holds_is_refused(self, spool: Path) -> None:
         journal = make(spool)
         assert not journal.append(entry(1, size=SMALL))
